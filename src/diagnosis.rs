@@ -1,0 +1,1 @@
+//! Evidence -> the binding constraint. Pure.

@@ -1,0 +1,1 @@
+//! One event enum; console and live page only consume it.

@@ -1,0 +1,240 @@
+//! Expressions of a space file: constraints, `only_if` conditions and costs.
+//!
+//! A thin, bounded use of rhai: no functions, loops or assignments are wanted, and an operation limit ends
+//! what somebody writes anyway. Numbers are bound as floats, so that `memory_mb / 2048` is a fraction.
+//! A parameter that is not active in a config is 0 (or "" where it is a choice of texts).
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use rhai::packages::{ArithmeticPackage, BasicMathPackage, LogicPackage, Package};
+use rhai::{AST, Dynamic, Engine, OptimizationLevel, Scope};
+
+use crate::space::{Config, Value};
+
+const MAX_OPERATIONS: u64 = 10_000;
+const MAX_LENGTH: usize = 2_000;
+
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
+    let mut e = Engine::new_raw();
+    e.register_global_module(ArithmeticPackage::new().as_shared_module());
+    e.register_global_module(LogicPackage::new().as_shared_module());
+    e.register_global_module(BasicMathPackage::new().as_shared_module());
+    e.set_max_operations(MAX_OPERATIONS);
+    e.set_max_expr_depths(64);
+    e.set_max_string_size(10_000);
+    e.set_strict_variables(true);
+    e.set_optimization_level(OptimizationLevel::Simple);
+    e
+});
+
+/// Why an expression was refused, with the column (from 1) inside the expression where that is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ExprError {
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Column inside the text, from 1.
+    pub column: Option<usize>,
+}
+
+/// A compiled expression over the parameters of a space; equal when its text is.
+#[derive(Clone)]
+pub struct Expr {
+    text: String,
+    ast: Arc<AST>,
+    sides: Option<Arc<(AST, AST)>>,
+    names: Arc<[(String, bool)]>,
+}
+
+impl Expr {
+    /// Compiles `text` over parameters given as (name, is text). Unknown names and anything but one
+    /// expression are errors.
+    pub fn compile(text: &str, names: &[(String, bool)]) -> Result<Self, ExprError> {
+        if text.len() > MAX_LENGTH {
+            return Err(ExprError {
+                message: format!("an expression may have {MAX_LENGTH} characters at most"),
+                column: None,
+            });
+        }
+        let names: Arc<[(String, bool)]> = names.to_vec().into();
+        let scope = scope_of(&names, None);
+        let parse = |part: &str| {
+            ENGINE
+                .compile_expression_with_scope(&scope, part)
+                .map_err(|e| ExprError {
+                    message: e.err_type().to_string().to_lowercase(),
+                    column: e.position().position(),
+                })
+        };
+        let ast = parse(text)?;
+        let sides =
+            split_comparison(text).and_then(|(l, r)| Some(Arc::new((parse(l).ok()?, parse(r).ok()?))));
+        Ok(Self {
+            text: text.to_owned(),
+            ast: Arc::new(ast),
+            sides,
+            names,
+        })
+    }
+
+    /// The text as typed.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The value as a number; an error says what came instead.
+    pub fn number(&self, config: &Config) -> Result<f64, ExprError> {
+        self.eval(&self.ast, config)
+    }
+
+    /// The value as a truth; an error says what came instead.
+    pub fn truth(&self, config: &Config) -> Result<bool, ExprError> {
+        let mut scope = scope_of(&self.names, Some(config));
+        ENGINE
+            .eval_ast_with_scope::<Dynamic>(&mut scope, &self.ast)
+            .map_err(|e| eval_error(&e.to_string()))?
+            .as_bool()
+            .map_err(|t| eval_error(&format!("`{}` gives {t}, not true or false", self.text)))
+    }
+
+    /// Both sides of a comparison, evaluated: of `a * b <= 97`, the number `a * b` and 97. None where the
+    /// expression is no plain comparison of numbers.
+    #[must_use]
+    pub fn sides(&self, config: &Config) -> Option<(f64, f64)> {
+        let sides = self.sides.as_ref()?;
+        Some((
+            self.eval(&sides.0, config).ok()?,
+            self.eval(&sides.1, config).ok()?,
+        ))
+    }
+
+    fn eval(&self, ast: &AST, config: &Config) -> Result<f64, ExprError> {
+        let mut scope = scope_of(&self.names, Some(config));
+        let v = ENGINE
+            .eval_ast_with_scope::<Dynamic>(&mut scope, ast)
+            .map_err(|e| eval_error(&e.to_string()))?;
+        #[allow(clippy::cast_precision_loss)]
+        let n = v
+            .as_float()
+            .or_else(|_| v.as_int().map(|i| i as f64))
+            .map_err(|t| eval_error(&format!("`{}` gives {t}, not a number", self.text)))?;
+        if n.is_finite() {
+            Ok(n)
+        } else {
+            Err(eval_error(&format!(
+                "`{}` is not a finite number here",
+                self.text
+            )))
+        }
+    }
+}
+
+impl fmt::Debug for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Expr({:?})", self.text)
+    }
+}
+
+impl PartialEq for Expr {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+fn eval_error(message: &str) -> ExprError {
+    ExprError {
+        message: message.to_lowercase(),
+        column: None,
+    }
+}
+
+fn scope_of(names: &[(String, bool)], config: Option<&Config>) -> Scope<'static> {
+    let mut scope = Scope::new();
+    for (name, is_text) in names {
+        let value = match config.and_then(|c| c.get(name)) {
+            #[allow(clippy::cast_precision_loss)]
+            Some(Value::Int(i)) => Dynamic::from_float(*i as f64),
+            Some(Value::Float(x)) => Dynamic::from_float(*x),
+            Some(Value::Bool(b)) => Dynamic::from_bool(*b),
+            Some(Value::Text(t)) => Dynamic::from(t.clone()),
+            None if *is_text => Dynamic::from(String::new()),
+            None => Dynamic::from_float(0.0),
+        };
+        scope.push_dynamic(name.clone(), value);
+    }
+    scope
+}
+
+/// Splits at the one top-level `<=`, `>=`, `<` or `>`; None when there is none, several, or an `&&`/`||`.
+fn split_comparison(text: &str) -> Option<(&str, &str)> {
+    let b = text.as_bytes();
+    let (mut depth, mut quoted, mut at) = (0_i32, false, None);
+    let mut i = 0;
+    while i < b.len() {
+        match b[i] {
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'(' => depth += 1,
+            b')' => depth -= 1,
+            b'&' | b'|' => return None,
+            b'<' | b'>' if depth == 0 => {
+                if at.is_some() {
+                    return None;
+                }
+                let width = if b.get(i + 1) == Some(&b'=') { 2 } else { 1 };
+                at = Some((i, i + width));
+                i += width - 1;
+            }
+            _ => {}
+        }
+        i += 1;
+    }
+    let (l, r) = at?;
+    Some((text[..l].trim(), text[r..].trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Vec<(String, bool)> {
+        vec![
+            ("pool_size".into(), false),
+            ("workers".into(), false),
+            ("cache".into(), true),
+        ]
+    }
+
+    fn config() -> Config {
+        Config::from_iter([
+            ("pool_size".to_owned(), Value::Int(5)),
+            ("workers".to_owned(), Value::Int(2)),
+        ])
+    }
+
+    #[test]
+    fn numbers_are_fractions_and_sides_are_known() {
+        let e = Expr::compile("pool_size / workers", &names()).unwrap();
+        assert!((e.number(&config()).unwrap() - 2.5).abs() < 1e-12);
+        let c = Expr::compile("(pool_size + 2) * workers <= 97", &names()).unwrap();
+        assert_eq!(c.sides(&config()), Some((14.0, 97.0)));
+        assert!(c.truth(&config()).unwrap());
+    }
+
+    #[test]
+    fn inactive_choice_is_the_empty_text() {
+        let e = Expr::compile("cache == \"on\"", &names()).unwrap();
+        assert!(!e.truth(&config()).unwrap());
+    }
+
+    #[test]
+    fn mistakes_are_found_when_compiling() {
+        assert!(Expr::compile("pool_sise * 2 <= 3", &names()).is_err());
+        assert!(Expr::compile("pool_size <=", &names()).is_err());
+        assert!(Expr::compile("pool_size = 3", &names()).is_err());
+        let forever = Expr::compile("if true { 1 } else { 2 }", &names());
+        assert!(forever.is_err() || forever.is_ok_and(|e| e.number(&config()).is_ok()));
+    }
+}

@@ -1,0 +1,1 @@
+//! Gives the user's container back when the tool itself was killed.

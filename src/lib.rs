@@ -1,0 +1,29 @@
+//! autotune finds the pool and resource settings with which an API sustains the most load.
+//!
+//! Reading order: words and quantities, the two pure loops, the effects, the driver.
+//!
+//! 1. [`units`], [`space`], [`expr`], [`spec`]: what is asked.
+//! 2. [`measurement`], [`slo`], [`trial`]: what was measured.
+//! 3. [`capacity`], [`optimizer`], [`finals`], [`diagnosis`], [`report`]: decisions and renderings, pure functions of it.
+//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`guardian`]: effects, each owning one outside thing.
+//! 5. [`probing`], `study`, [`event`]: the drivers that call them.
+
+pub mod capacity;
+pub mod diagnosis;
+pub mod event;
+pub mod expr;
+pub mod finals;
+pub mod guardian;
+pub mod load;
+pub mod measurement;
+pub mod optimizer;
+pub mod probing;
+pub mod report;
+pub mod slo;
+pub mod space;
+pub mod spec;
+pub mod store;
+pub mod sut;
+pub mod telemetry;
+pub mod trial;
+pub mod units;

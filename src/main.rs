@@ -1,0 +1,2 @@
+//! The `autotune` binary.
+fn main() {}

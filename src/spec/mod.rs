@@ -1,0 +1,247 @@
+//! The space file: as typed (`raw`), and the one conversion to a validated `StudySpec`.
+//!
+//! Every error is found in one pass, with file, line, column and a hint; later code never checks again.
+//! Nothing here touches Docker, the network or the results folder.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::slo::Slo;
+use crate::space::{Space, Value};
+use crate::units::{Ratio, Rps};
+
+/// A validated study.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StudySpec {
+    /// Name; the folder under `results`.
+    pub name: String,
+    /// Longest run time.
+    pub budget: Option<Duration>,
+    /// Most search trials.
+    pub trials: Option<u32>,
+    /// The recorded seed.
+    pub seed: u64,
+    /// The results folder's parent.
+    pub results: PathBuf,
+    /// What is deployed; missing for ask and tell.
+    pub sut: Option<SutSpec>,
+    /// What is searched.
+    pub space: Space,
+    /// Parameters whose baseline was not given in the file and must be read from the service.
+    pub baseline_unknown: Vec<String>,
+    /// What is sent; missing for ask and tell.
+    pub load: Option<LoadSpec>,
+    /// What sustainable means.
+    pub slo: Slo,
+    /// How capacity is searched.
+    pub capacity: CapacitySpec,
+    /// What is sampled beside the load.
+    pub telemetry: TelemetrySpec,
+    /// How the finals are run.
+    pub confirm: ConfirmSpec,
+    /// What is wanted: the highest rate, or the lowest cost at a required rate.
+    pub objective: Objective,
+    /// SHA-256 of everything that makes trials comparable: sut, parameters, constraints, load, slo, capacity, objective.
+    /// Names of environment variables count, the values that `${NAME}` brought in don't.
+    pub hash: String,
+    /// The same by section, so that a refused resume can say what changed.
+    pub section_hashes: BTreeMap<String, String>,
+}
+
+/// What the study is for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// The highest sustainable rate (default).
+    SustainableRps,
+    /// The cheapest config that carries this rate.
+    CostAt(Rps),
+}
+
+/// The system under test.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SutSpec {
+    /// How it is deployed.
+    pub kind: SutKind,
+    /// Base URL: http(s)://host:port, port 0 where the tool picks one.
+    pub url: String,
+    /// When it is ready.
+    pub ready: ReadySpec,
+    /// Additions to its environment that are not tuned.
+    pub env: BTreeMap<String, Secret>,
+}
+
+/// A text that never shows in logs: the value of an environment variable or a URL with a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `text`.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+    /// The text itself, for the one place that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// How a config becomes a running service.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SutKind {
+    /// A container, found by compose service or by name.
+    Docker(DockerRef),
+    /// A child process with environment variables.
+    Process {
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+    /// Somebody's own scripts.
+    Command {
+        /// Run with the parameters as environment variables; must return when the service is up.
+        deploy: Vec<String>,
+        /// Run afterwards.
+        teardown: Vec<String>,
+    },
+    /// An arithmetic service, for tests and for trying a space file.
+    Simulated {
+        /// Which one.
+        model: String,
+    },
+    /// The tool's own demo API, as a child process.
+    Demo,
+}
+
+/// How the user's container is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DockerRef {
+    /// Compose service, and project where it is not the only one.
+    Service {
+        /// `com.docker.compose.service`.
+        service: String,
+        /// `com.docker.compose.project`.
+        project: Option<String>,
+    },
+    /// Container name or id.
+    Container(String),
+}
+
+/// When a deployment counts as ready.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadySpec {
+    /// Path that must answer 2xx.
+    pub path: String,
+    /// Budget from start to ready.
+    pub timeout: Duration,
+}
+
+/// What is sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadSpec {
+    /// Per request, from the scheduled time.
+    pub timeout: Duration,
+    /// Most connections.
+    pub connections: u32,
+    /// Spacing of arrivals.
+    pub arrivals: Arrivals,
+    /// Sent with every request.
+    pub headers: Vec<(String, String)>,
+    /// The mix, at least one.
+    pub requests: Vec<RequestSpec>,
+    /// Where "{name}" comes from.
+    pub vars: BTreeMap<String, VarSource>,
+    /// CPU to pin the generator's thread to.
+    pub cpu: Option<usize>,
+    /// A new connection for every request.
+    pub keep_alive: bool,
+    /// Hosts beyond loopback and private addresses that the user named.
+    pub allow_remote: Vec<String>,
+}
+
+/// Spacing of arrivals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrivals {
+    /// Evenly.
+    #[default]
+    Uniform,
+    /// Exponential gaps from the seed.
+    Poisson,
+}
+
+/// One request of the mix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestSpec {
+    /// Share of the mix, relative to the others' sum.
+    pub weight: f64,
+    /// HTTP method.
+    pub method: String,
+    /// Path and query, with "{name}" variables.
+    pub path: String,
+    /// Sent with this request, after the common ones.
+    pub headers: Vec<(String, String)>,
+    /// Body, with "{name}" variables; read from `body_file` already.
+    pub body: Option<Vec<u8>>,
+    /// Statuses that are good.
+    pub expect: Vec<u16>,
+    /// Text that a good body contains.
+    pub expect_body: Option<String>,
+}
+
+/// Values for a variable.
+#[derive(Debug, Clone, PartialEq)]
+pub enum VarSource {
+    /// Whole numbers, inclusive, drawn from the seed.
+    Range(i64, i64),
+    /// These, in turn; also a CSV's column, read already.
+    Values(Vec<String>),
+}
+
+/// How capacity is searched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CapacitySpec {
+    /// First guess.
+    pub start: Option<Rps>,
+    /// Never offer more.
+    pub max: Rps,
+    /// Relative width at which refinement stops.
+    pub precision: Ratio,
+    /// Length of the confirmation window.
+    pub confirm: Duration,
+    /// Longest warm-up.
+    pub warm_up: Duration,
+}
+
+/// What is sampled beside the load.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TelemetrySpec {
+    /// Postgres URL (a secret).
+    pub postgres: Option<Secret>,
+    /// Redis URL (a secret).
+    pub redis: Option<Secret>,
+    /// Path of the API's own pool endpoint.
+    pub pool: Option<String>,
+}
+
+/// How the finals are run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfirmSpec {
+    /// Most rounds, each with every finalist and the baseline.
+    pub pairs: u32,
+    /// Kept of the budget for finals and restoring; None: computed from measured times.
+    pub reserve: Option<Duration>,
+}
+
+/// A value that a parameter has in a file or a flag, typed by the domain.
+pub type RawValue = Value;

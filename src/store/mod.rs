@@ -1,0 +1,91 @@
+//! The study's journal. It keeps; it never decides. One trait with one conformance suite; SQLite here.
+//!
+//! Every call is durable when it returns. Facts are appended; a trial is closed once.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::space::Config;
+use crate::trial::{Outcome, Probe, Trial, TrialPhase};
+
+/// What a journal says when it cannot do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not there.
+    #[error("{0}")]
+    Missing(String),
+    /// Damaged, foreign, or from a newer version of the tool.
+    #[error("{0}")]
+    Unreadable(String),
+    /// Disk full, read-only, I/O error (exit 74).
+    #[error("{0}")]
+    Io(String),
+    /// Held by somebody else (exit 75).
+    #[error("{0}")]
+    Locked(String),
+}
+
+/// What makes a study one study; written once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StudyMeta {
+    /// Name.
+    pub name: String,
+    /// The recorded seed.
+    pub seed: u64,
+    /// Hash of the spec, and by section.
+    pub spec_hash: String,
+    /// By section, for saying what changed.
+    pub section_hashes: BTreeMap<String, String>,
+    /// Image id or executable hash.
+    pub identity: String,
+    /// Tool version.
+    pub version: String,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+}
+
+/// A trial about to begin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewTrial {
+    /// Part of the run.
+    pub phase: TrialPhase,
+    /// Config to deploy.
+    pub config: Config,
+    /// Round of the finals.
+    pub round: Option<u32>,
+    /// Host name.
+    pub host: String,
+}
+
+/// How a trial ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrialEnd {
+    /// Outcome.
+    pub outcome: Outcome,
+    /// Monotonic seconds.
+    pub seconds: f64,
+    /// Diagnosis code.
+    pub binding: Option<String>,
+}
+
+/// The journal.
+#[allow(async_fn_in_trait)] // generic use inside this crate
+pub trait Journal {
+    /// The study's facts; None when it is new.
+    async fn meta(&self) -> Result<Option<StudyMeta>, StoreError>;
+    /// Writes the study's facts once; an error when they are there already.
+    async fn create(&self, meta: &StudyMeta) -> Result<(), StoreError>;
+    /// Opens a trial and gives its number (from 1, without gaps).
+    async fn begin_trial(&self, trial: &NewTrial) -> Result<u32, StoreError>;
+    /// Appends a finished probe; its number must be the next of its trial.
+    async fn record_probe(&self, trial: u32, probe: &Probe) -> Result<(), StoreError>;
+    /// Closes a trial; an error when it is closed already.
+    async fn finish_trial(&self, trial: u32, end: &TrialEnd) -> Result<(), StoreError>;
+    /// All trials with their probes, by number (histograms left out).
+    async fn trials(&self) -> Result<Vec<Trial>, StoreError>;
+    /// Appends an event (intent or outcome of a side effect, drift, decision) as JSON; bounded length.
+    async fn log(&self, kind: &str, detail: &serde_json::Value) -> Result<(), StoreError>;
+    /// All events of a kind, oldest first.
+    async fn events(&self, kind: &str) -> Result<Vec<serde_json::Value>, StoreError>;
+}

@@ -1,0 +1,1 @@
+//! Figures sampled beside the load: container, Postgres, Redis, the API's own pool, the host.

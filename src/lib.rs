@@ -9,8 +9,11 @@
 //! 5. [`probing`], `study`, [`event`]: the drivers that call them.
 
 pub mod capacity;
+pub mod console;
+pub mod demo_api;
 pub mod diagnosis;
 pub mod event;
+pub mod exit;
 pub mod expr;
 pub mod finals;
 pub mod guardian;

@@ -5,7 +5,7 @@
 //! 1. [`units`], [`space`], [`expr`], [`spec`]: what is asked.
 //! 2. [`measurement`], [`slo`], [`trial`]: what was measured.
 //! 3. [`capacity`], [`optimizer`], [`finals`], [`diagnosis`], [`report`]: decisions and renderings, pure functions of it.
-//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`guardian`]: effects, each owning one outside thing.
+//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`guardian`]: effects, each owning one outside thing.
 //! 5. [`probing`], `study`, [`event`]: the drivers that call them.
 
 pub mod capacity;
@@ -22,6 +22,7 @@ pub mod measurement;
 pub mod optimizer;
 pub mod probing;
 pub mod report;
+pub mod results;
 pub mod slo;
 pub mod space;
 pub mod spec;

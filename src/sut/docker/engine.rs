@@ -169,6 +169,8 @@ impl Engine {
     where
         F: Future<Output = Result<T, EngineError>>,
     {
+        // On the heap: bollard's bodies are several kilobytes, and every caller would carry them along.
+        let work = Box::pin(work);
         let number = self.counters.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let change = self.counters.changes.load(Ordering::Relaxed) + u64::from(call.changes);
         self.counters.changes.store(change, Ordering::Relaxed);
@@ -218,7 +220,7 @@ impl Engine {
             changes: true,
         };
         self.call(call, async {
-            work(self.client()?).await.map_err(|e| self.explain(e))
+            Box::pin(work(self.client()?)).await.map_err(|e| self.explain(e))
         })
         .await
     }
@@ -395,7 +397,7 @@ impl Engine {
     fn explain(&self, e: bollard::errors::Error) -> EngineError {
         use bollard::errors::Error as E;
         match e {
-            E::DockerResponseServerError { status_code, message } => raw::by_status(status_code, message),
+            E::DockerResponseServerError { status_code, message } => raw::by_status(status_code, &message),
             E::SocketNotFoundError(_) => raw::missing(&self.host),
             // The message quotes the answer around the error, which may be somebody's environment.
             E::JsonDataError { .. } | E::JsonSerdeError { .. } => {

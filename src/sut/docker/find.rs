@@ -315,7 +315,7 @@ mod tests {
         assert!(message(find(&[trial], &target)).contains("no container `web`"));
     }
 
-    fn inspected(host: serde_json::Value, labels: serde_json::Value) -> ContainerInspectResponse {
+    fn inspected(host: &serde_json::Value, labels: &serde_json::Value) -> ContainerInspectResponse {
         serde_json::from_value(serde_json::json!({
             "Id": "abc", "Image": "sha256:1", "HostConfig": host, "Config": {"Labels": labels}, "State": {"Running": true}
         }))
@@ -346,27 +346,23 @@ mod tests {
             ),
         ];
         for (host, labels, word) in cases {
-            let m = message(check(&o, &inspected(host, labels), &[me.clone()]));
+            let m = message(check(&o, &inspected(&host, &labels), std::slice::from_ref(&me)));
             assert!(m.contains(word) && m.contains("web"), "{m}");
         }
         let mut guest = listed("def", "sidecar", &[]);
         guest.network_mode = "container:abc".into();
-        let m = message(check(
-            &o,
-            &inspected(none.clone(), none.clone()),
-            &[me.clone(), guest],
-        ));
+        let m = message(check(&o, &inspected(&none, &none), &[me.clone(), guest]));
         assert!(m.contains("sidecar"), "{m}");
         for (state, word) in [
             ("Paused", "unpause"),
             ("Restarting", "docker logs"),
             ("Dead", "docker rm"),
         ] {
-            let mut i = inspected(none.clone(), none.clone());
+            let mut i = inspected(&none, &none);
             i.state = serde_json::from_value(serde_json::json!({ state: true })).unwrap();
-            assert!(message(check(&o, &i, &[me.clone()])).contains(word));
+            assert!(message(check(&o, &i, std::slice::from_ref(&me))).contains(word));
         }
-        assert!(check(&o, &inspected(none.clone(), none), &[me]).is_ok());
+        assert!(check(&o, &inspected(&none, &none), &[me]).is_ok());
     }
 
     #[test]

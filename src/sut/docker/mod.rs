@@ -428,7 +428,8 @@ impl DockerSut {
                 .as_u64()
                 .and_then(|p| u32::try_from(p).ok());
         }
-        let base = place::url(&self.spec.url, &self.known()?.inspect, &started)?;
+        let spec_url = self.spec.url.clone();
+        let base = place::url(&spec_url, &self.known()?.inspect, &started)?;
         // The budget counts from the start, stopping the predecessor is not the config's fault.
         self.wait_ready(&base, Instant::now()).await?;
         let now = typed(self.look().await?, &id)?;

@@ -80,8 +80,8 @@ pub(super) fn by_cause(host: &str, e: &(dyn std::error::Error + 'static)) -> Eng
 }
 
 /// An answer that is not 2xx.
-pub(super) fn by_status(status: u16, message: String) -> EngineError {
-    let message = crate::sut::redact::printable(&message, 600);
+pub(super) fn by_status(status: u16, message: &str) -> EngineError {
+    let message = crate::sut::redact::printable(message, 600);
     match status {
         404 => EngineError::NotFound(message),
         409 => EngineError::Conflict(message),
@@ -141,7 +141,7 @@ where
         .ok()
         .and_then(|j| j.get("message")?.as_str().map(str::to_owned))
         .unwrap_or_default();
-    Err(by_status(status, message))
+    Err(by_status(status, &message))
 }
 
 async fn collect(host: &str, mut body: Incoming, most: usize) -> Result<Bytes, EngineError> {

@@ -198,7 +198,7 @@ mod tests {
         seen
     }
 
-    fn event(action: &str, id: &str, attributes: Json) -> Json {
+    fn event(action: &str, id: &str, attributes: &Json) -> Json {
         serde_json::json!({"Type": "container", "Action": action, "timeNano": 7,
             "Actor": {"ID": id, "Attributes": attributes}})
     }
@@ -207,9 +207,9 @@ mod tests {
     fn oom_and_death_are_the_trials_own_a_signal_is_not() {
         let none = serde_json::json!({});
         let seen = after(&[
-            event("oom", "t1", none.clone()),
-            event("die", "t1", serde_json::json!({"exitCode": "137"})),
-            event("oom", "other", none.clone()),
+            event("oom", "t1", &none),
+            event("die", "t1", &serde_json::json!({"exitCode": "137"})),
+            event("oom", "other", &none),
         ]);
         let expected = TrialEvents {
             oom: 1,
@@ -218,7 +218,7 @@ mod tests {
         };
         assert_eq!(seen.trials["t1"], expected);
         assert_eq!(seen.foreign, None);
-        assert!(after(&[event("kill", "t1", none)]).trials["t1"].killed);
+        assert!(after(&[event("kill", "t1", &none)]).trials["t1"].killed);
     }
 
     #[test]
@@ -226,28 +226,28 @@ mod tests {
         let none = serde_json::json!({});
         let parked = serde_json::json!({"name": "web.autotune-parked-running"});
         let ours = [
-            event("rename", "orig", parked),
-            event("kill", "orig", none.clone()),
-            event("die", "orig", none.clone()),
-            event("stop", "orig", none.clone()),
-            event("create", "t2", serde_json::json!({"autotune.run": "r"})),
-            event("start", "t1", none.clone()),
+            event("rename", "orig", &parked),
+            event("kill", "orig", &none),
+            event("die", "orig", &none),
+            event("stop", "orig", &none),
+            event("create", "t2", &serde_json::json!({"autotune.run": "r"})),
+            event("start", "t1", &none),
         ];
         assert_eq!(after(&ours).foreign, None);
         let compose =
             serde_json::json!({"com.docker.compose.project": "shop", "com.docker.compose.service": "api"});
         for e in [
-            event("start", "orig", none.clone()),
-            event("destroy", "orig", none.clone()),
-            event("rename", "orig", serde_json::json!({"name": "elsewhere"})),
-            event("destroy", "t1", none.clone()),
-            event("update", "t1", none),
-            event("create", "new", compose),
+            event("start", "orig", &none),
+            event("destroy", "orig", &none),
+            event("rename", "orig", &serde_json::json!({"name": "elsewhere"})),
+            event("destroy", "t1", &none),
+            event("update", "t1", &none),
+            event("create", "new", &compose),
         ] {
-            assert!(after(&[e.clone()]).foreign.is_some(), "{e}");
+            assert!(after(std::slice::from_ref(&e)).foreign.is_some(), "{e}");
         }
         let other =
             serde_json::json!({"com.docker.compose.project": "shop", "com.docker.compose.service": "db"});
-        assert_eq!(after(&[event("create", "new", other)]).foreign, None);
+        assert_eq!(after(&[event("create", "new", &other)]).foreign, None);
     }
 }

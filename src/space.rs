@@ -164,6 +164,24 @@ impl Domain {
         }
     }
 
+    /// Value number `index` of a countable domain, from 0; the last one beyond its end.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_wrap)]
+    pub fn nth(&self, index: u64) -> Value {
+        let index = index.min(self.size().map_or(index, |n| n.saturating_sub(1)));
+        match self {
+            Self::Int { low, step, .. } => Value::Int(low.saturating_add(index as i64 * (*step).max(1))),
+            Self::Float { low, high, step, .. } => {
+                let x = low + index as f64 * step.unwrap_or(0.0);
+                Value::Float(((x * 1e9).round() / 1e9).clamp(*low, *high))
+            }
+            Self::Choice { values } => values
+                .get(usize::try_from(index).unwrap_or(0))
+                .cloned()
+                .unwrap_or(Value::Bool(false)),
+        }
+    }
+
     /// Where `value` lies in the unit interval; a choice is at the middle of its cell.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]

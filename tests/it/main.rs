@@ -1,1 +1,4 @@
 //! One test binary.
+
+mod load_basics;
+mod load_server;

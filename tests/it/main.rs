@@ -2,3 +2,6 @@
 
 mod load_basics;
 mod load_server;
+mod report;
+mod store;
+mod synthetic;

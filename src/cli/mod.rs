@@ -78,8 +78,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         }
         (Some(command), _) => block_on(async {
             match command {
-                Command::Run(args) => run::run(&args, &global).await,
-                Command::Demo(args) => run::demo(&args, &global).await,
+                Command::Run(args) => Box::pin(run::run(&args, &global)).await,
+                Command::Demo(args) => Box::pin(run::demo(&args, &global)).await,
                 Command::DemoApi => Ok(exit::OK),
             }
         }),

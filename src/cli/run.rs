@@ -64,7 +64,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// The main job.
 pub async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
     let spec = load(&args.space)?;
-    start(spec, &args.common, global).await
+    Box::pin(start(spec, &args.common, global)).await
 }
 
 /// The main job on the built-in API.
@@ -79,7 +79,7 @@ pub async fn demo(args: &DemoArgs, global: &Global) -> anyhow::Result<u8> {
     let mut common = args.common.clone();
     // A demo is tried several times: each begins again and the last one is kept.
     common.fresh = true;
-    start(spec, &common, global).await
+    Box::pin(start(spec, &common, global)).await
 }
 
 /// Reads and validates a space file.

@@ -5,3 +5,7 @@ mod load_server;
 mod report;
 mod store;
 mod synthetic;
+mod support;
+mod tidy;
+mod process_study;
+mod stack_study;

@@ -27,7 +27,7 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: Option<run::RunArgs>,
+    run: run::RunArgs,
     #[command(flatten)]
     global: Global,
 }
@@ -83,12 +83,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
                 Command::DemoApi => Ok(exit::OK),
             }
         }),
-        (None, Some(args)) => block_on(run::run(&args, &global)),
-        (None, None) => Err(ExitError::new(
-            exit::USAGE,
-            "say what to do: `autotune --space FILE`, or `autotune --help`",
-        )
-        .into()),
+        (None, args) => block_on(Box::pin(run::run(&args, &global))),
     }
 }
 

@@ -20,7 +20,7 @@ const QUICKSTART: &str = include_str!("../../experiments/quickstart.toml");
 pub struct RunArgs {
     /// The space file: what may change, what is sent, what counts as good.
     #[arg(long, value_name = "FILE", env = "AUTOTUNE_SPACE")]
-    space: PathBuf,
+    space: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -63,7 +63,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// The main job.
 pub async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
-    let spec = load(&args.space)?;
+    let Some(space) = &args.space else {
+        return Err(ExitError::new(
+            exit::USAGE,
+            "say what to do: `autotune --space FILE`, or `autotune --help`",
+        )
+        .into());
+    };
+    let spec = load(space)?;
     Box::pin(start(spec, &args.common, global)).await
 }
 

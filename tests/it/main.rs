@@ -2,10 +2,10 @@
 
 mod load_basics;
 mod load_server;
-mod report;
-mod store;
-mod synthetic;
-mod support;
-mod tidy;
 mod process_study;
+mod report;
 mod stack_study;
+mod store;
+mod support;
+mod synthetic;
+mod tidy;

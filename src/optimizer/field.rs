@@ -133,10 +133,10 @@ impl Field {
                 .parameters
                 .iter()
                 .zip(&sizes)
-                .map(|(p, n)| {
+                .filter_map(|(p, n)| {
                     let k = index % n;
                     index /= n;
-                    (p.name.clone(), p.domain.nth(k))
+                    Some((p.name.clone(), p.domain.nth(k)?))
                 })
                 .collect();
             // Through the coordinates, so that inactive parameters are left out.

@@ -1,1 +1,11 @@
 //! One test binary.
+
+mod load_basics;
+mod load_server;
+mod report;
+mod store;
+mod synthetic;
+mod support;
+mod tidy;
+mod process_study;
+mod stack_study;

@@ -5,8 +5,8 @@ use crate::space::{Config, Domain};
 
 /// Points of the pool that the design is chosen from.
 const POOL: usize = 2_048;
-/// Sobol points looked at for the pool; with 2 % legal they still give a thousand.
-const POOL_TRIES: u32 = 50_000;
+/// Sobol points looked at for the pool; with 2 % legal they still give three hundred.
+const POOL_TRIES: u32 = 16_000;
 
 /// Number of trials before the model is asked, today's configuration included.
 pub(super) fn size(parameters: usize) -> usize {

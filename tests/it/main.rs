@@ -1,1 +1,3 @@
 //! One test binary.
+mod docker_kit;
+mod docker_real;

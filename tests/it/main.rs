@@ -1,3 +1,17 @@
 //! One test binary.
+// A test says what it expects and stops where that fails; lints on unwrap are for the product.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::too_many_lines
+)]
+#![allow(unreachable_pub, clippy::float_cmp)]
+
 mod docker_kit;
 mod docker_real;
+mod report;
+mod store;
+mod synthetic;

@@ -1,8 +1,20 @@
 //! One test binary.
+// A test says what it expects and stops where that fails; lints on unwrap are for the product.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::too_many_lines
+)]
+#![allow(unreachable_pub, clippy::float_cmp)]
 
 mod load_basics;
 mod load_server;
 mod process_study;
+mod docker_kit;
+mod docker_real;
 mod report;
 mod stack_study;
 mod store;

@@ -344,13 +344,17 @@ fn int_domain(node: &Node<'_>, low: i64, high: i64, step: Option<Value>, log: bo
 
 fn float_domain(node: &Node<'_>, low: f64, high: f64, step: Option<f64>, log: bool) -> Option<Domain> {
     if let Some(s) = step {
-        if s < 1e-6 {
+        // Seven digits of steps: with more, a step drowns in what a float can hold of its distance from 0.
+        let finest = low.abs().max(high.abs()) / 1e7;
+        if s <= 0.0 || s < finest {
             let hint = "leave it out for every value of the range".to_owned();
-            node.ctx.error(
-                &node.value_span("step"),
-                format!("`step` must be at least 0.000001, not {s}"),
-                hint,
-            );
+            let what = if s <= 0.0 {
+                "must be above 0".to_owned()
+            } else {
+                format!("must be at least {finest}")
+            };
+            node.ctx
+                .error(&node.value_span("step"), format!("`step` {what}, not {s}"), hint);
             return None;
         }
         let n = (high - low) / s;

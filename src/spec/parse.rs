@@ -213,12 +213,8 @@ impl Draft {
             seed: study
                 .whole("seed")
                 .and_then(|n| u64::try_from(n).ok())
-                .unwrap_or(1),
-            results: PathBuf::from(
-                study
-                    .text("results")
-                    .map_or_else(|| "results".to_owned(), |t| t.value),
-            ),
+                .unwrap_or_default(),
+            results: PathBuf::from(study.text("results").map(|t| t.value).unwrap_or_default()),
             sut,
             space,
             baseline_unknown: params.unknown,
@@ -339,7 +335,7 @@ fn sut(root: &Node<'_>) -> (Option<SutSpec>, Deploys) {
     let deploy = argv(&node, "deploy");
     let teardown = argv(&node, "teardown");
     let docker = docker(&node, kind_name == "docker");
-    let model = node.text("model").map_or_else(|| "pool".to_owned(), |t| t.value);
+    let model = node.text("model").map(|t| t.value).unwrap_or_default();
     let need = |key: &str| {
         if !node.has(key) {
             node.missing(key);
@@ -364,9 +360,9 @@ fn sut(root: &Node<'_>) -> (Option<SutSpec>, Deploys) {
     if let Some((t, why)) = path.as_ref().and_then(|t| Some((t, path_problem(&t.value)?))) {
         ready.ctx.error(&t.span, format!("`path` {why}"), None);
     }
-    let timeout = ready.time("timeout").unwrap_or(Duration::from_secs(60));
+    let timeout = ready.time("timeout").unwrap_or_default();
     let ready = ReadySpec {
-        path: path.map_or_else(|| "/health".to_owned(), |t| t.value),
+        path: path.map(|t| t.value).unwrap_or_default(),
         timeout,
     };
     let mut env = BTreeMap::new();
@@ -567,7 +563,7 @@ fn slo(root: &Node<'_>) -> Slo {
 fn capacity(root: &Node<'_>) -> CapacitySpec {
     let node = root.table("capacity");
     let start = node.number("start");
-    let max = node.number("max").unwrap_or(10_000.0);
+    let max = node.number("max").unwrap_or(f64::MAX);
     if start.is_some_and(|s| s > max) {
         node.ctx.error(
             &node.value_span("start"),
@@ -587,7 +583,7 @@ fn capacity(root: &Node<'_>) -> CapacitySpec {
         start: start.map(Rps::saturating),
         max: Rps::saturating(max),
         precision,
-        confirm: node.time("confirm").unwrap_or(Duration::from_secs(30)),
+        confirm: node.time("confirm").unwrap_or_default(),
         warm_up: node.time("warm_up").unwrap_or_default(),
     }
 }
@@ -699,7 +695,7 @@ fn confirm(root: &Node<'_>) -> ConfirmSpec {
         pairs: node
             .whole("pairs")
             .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(1),
+            .unwrap_or_default(),
         reserve: node.time("reserve"),
     }
 }

@@ -9,6 +9,7 @@
 //! 5. [`probing`], `study`, [`event`]: the drivers that call them.
 
 pub mod capacity;
+pub mod cli;
 pub mod diagnosis;
 pub mod event;
 pub mod expr;

@@ -23,6 +23,7 @@ mod load;
 mod parameters;
 mod parse;
 mod reader;
+mod schema;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ mod tests;
 pub use errors::{SpecError, SpecErrors};
 pub use file::load;
 pub use parse::parse;
+pub use schema::{reference, schema};
 
 /// A validated study.
 #[derive(Debug, Clone, PartialEq)]

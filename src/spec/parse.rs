@@ -266,8 +266,12 @@ fn limits(root: &Node<'_>, study: &Node<'_>, spec: &StudySpec) {
     if spec.sut.is_some() && !study.has("budget") && !study.has("trials") {
         let hint =
             "add [study] budget = \"8h\" or trials = 60; --budget and --trials override them".to_owned();
-        root.ctx
-            .error(&study.span, "nothing says when the study ends", hint);
+        let at = if study.present() {
+            study.span.clone()
+        } else {
+            root.span_of("sut")
+        };
+        root.ctx.error(&at, "nothing says when the study ends", hint);
     }
     if let (Some(budget), Some(reserve)) = (spec.budget, spec.confirm.reserve)
         && reserve >= budget

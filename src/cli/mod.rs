@@ -1,0 +1,3 @@
+//! The command line: one short module a command.
+
+pub mod schema;

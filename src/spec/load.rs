@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::common::{header_name_problem, header_value_ok, is_identifier, path_problem, placeholders};
+use super::context::{Span, Text, show};
 use super::errors::nearest;
 use super::keys::{MAX_REQUESTS, MAX_VAR_VALUES, MAX_VARS};
-use super::reader::{Node, Span, Text, show};
+use super::reader::Node;
 use super::{Arrivals, LoadSpec, RequestSpec, VarSource};
 use crate::space::Value;
 

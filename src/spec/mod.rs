@@ -16,14 +16,20 @@ use crate::space::{Constraint, Space, Value};
 use crate::units::{Ratio, Rps};
 
 mod common;
+mod context;
+mod domain;
 mod errors;
+mod expressions;
 mod file;
 mod keys;
+mod lists;
 mod load;
 mod parameters;
 mod parse;
 mod reader;
 mod schema;
+mod settings;
+mod sut;
 
 #[cfg(test)]
 mod tests;

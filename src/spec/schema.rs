@@ -60,7 +60,7 @@ fn key_schema(key: &'static Key) -> Json {
 }
 
 /// A number, or a text that reads it from the environment.
-fn or_env(schema: Json) -> Json {
+fn or_env(schema: &Json) -> Json {
     json!({ "anyOf": [schema, { "type": "string", "pattern": "\\$\\{" }] })
 }
 
@@ -69,8 +69,8 @@ fn type_schema(ty: &Ty) -> Json {
     match ty {
         Ty::Text | Ty::Secret | Ty::Expr => json!({ "type": "string" }),
         Ty::Bool => json!({ "type": "boolean" }),
-        Ty::Whole { min, max } => or_env(json!({ "type": "integer", "minimum": min, "maximum": max })),
-        Ty::Number { min, max } => or_env(json!({ "type": "number", "minimum": min, "maximum": max })),
+        Ty::Whole { min, max } => or_env(&json!({ "type": "integer", "minimum": min, "maximum": max })),
+        Ty::Number { min, max } => or_env(&json!({ "type": "number", "minimum": min, "maximum": max })),
         Ty::Time { .. } => json!({ "type": "string", "pattern": "^\\s*([0-9]+\\s*[a-zA-Z]+\\s*)+$|\\$\\{" }),
         Ty::Share => json!({ "anyOf": [
             { "type": "number", "minimum": 0, "maximum": 1 },

@@ -122,3 +122,6 @@ fn init_tracing() {
     // A second call (tests) finds a subscriber: that one stays.
     drop(subscriber.try_init());
 }
+//! The command line: one short module a command.
+
+pub mod schema;

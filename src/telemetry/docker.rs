@@ -87,14 +87,21 @@ impl Containers {
         let mut inspected = Vec::new();
         let mut warnings = Vec::new();
         for id in &ids {
-            match tokio::time::timeout(CALL, docker.inspect_container(id, None::<InspectContainerOptions>)).await {
+            match tokio::time::timeout(
+                CALL,
+                docker.inspect_container(id, None::<InspectContainerOptions>),
+            )
+            .await
+            {
                 Ok(Ok(found)) => inspected.push(found),
                 Ok(Err(e)) => warnings.push(format!("docker: cannot inspect {}: {}", short(id), said(&e))),
                 Err(_) => warnings.push(format!("docker: no answer about {}", short(id))),
             }
         }
         if inspected.is_empty() {
-            return Err(warnings.pop().unwrap_or_else(|| "no container to look at".to_owned()));
+            return Err(warnings
+                .pop()
+                .unwrap_or_else(|| "no container to look at".to_owned()));
         }
         let counts = Arc::new(Counts::default());
         let events = tokio::spawn(follow_events(docker.clone(), ids.clone(), Arc::clone(&counts)));
@@ -173,7 +180,10 @@ fn read(stats: &ContainerStatsResponse) -> Option<One> {
 }
 
 async fn one(docker: &Docker, id: &str) -> Option<One> {
-    let options = StatsOptionsBuilder::default().stream(false).one_shot(true).build();
+    let options = StatsOptionsBuilder::default()
+        .stream(false)
+        .one_shot(true)
+        .build();
     let mut answers = std::pin::pin!(docker.stats(id, Some(options)));
     read(&answers.next().await?.ok()?)
 }
@@ -321,7 +331,10 @@ mod tests {
 
     #[test]
     fn a_stopped_container_has_no_counters() {
-        assert_eq!(read(&stats(r#"{"cpu_stats": {"cpu_usage": {"total_usage": 0}}}"#)), None);
+        assert_eq!(
+            read(&stats(r#"{"cpu_stats": {"cpu_usage": {"total_usage": 0}}}"#)),
+            None
+        );
         assert_eq!(read(&stats("{}")), None);
     }
 
@@ -356,10 +369,20 @@ mod tests {
             time_nano: Some(at),
             ..EventMessage::default()
         };
-        for e in [event("oom", 90), event("oom", 110), event("die", 120), event("oom", 110), event("die", 120)] {
+        for e in [
+            event("oom", 90),
+            event("oom", 110),
+            event("die", 120),
+            event("oom", 110),
+            event("die", 120),
+        ] {
             count(&e, &mut seen, &counts);
         }
-        assert_eq!(counts.oom.load(Ordering::Relaxed), 1, "before us, and again after subscribing again");
+        assert_eq!(
+            counts.oom.load(Ordering::Relaxed),
+            1,
+            "before us, and again after subscribing again"
+        );
         assert_eq!(counts.died.load(Ordering::Relaxed), 1);
     }
 

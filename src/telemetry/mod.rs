@@ -57,13 +57,21 @@ impl Telemetry {
     /// five seconds, the sources being opened at the same time.
     pub async fn open(spec: &TelemetrySpec, base_url: &str, containers: &[String], pids: &[u32]) -> Self {
         let (docker, postgres, redis, pool) = tokio::join!(
-            opened("docker", !containers.is_empty(), docker::Containers::open(containers)),
+            opened(
+                "docker",
+                !containers.is_empty(),
+                docker::Containers::open(containers)
+            ),
             opened(
                 "postgres",
                 spec.postgres.is_some(),
                 postgres::Postgres::open(spec.postgres.as_ref())
             ),
-            opened("redis", spec.redis.is_some(), redis::Redis::open(spec.redis.as_ref())),
+            opened(
+                "redis",
+                spec.redis.is_some(),
+                redis::Redis::open(spec.redis.as_ref())
+            ),
             opened(
                 "pool endpoint",
                 spec.pool.is_some(),

@@ -29,15 +29,35 @@ pub(super) struct PoolSample {
 const ALIASES: &[(&str, &[&str])] = &[
     (
         names::POOL_CHECKED_OUT_PEAK,
-        &["checked_out", "checkedout", "in_use", "active", "active_connections", "used"],
+        &[
+            "checked_out",
+            "checkedout",
+            "in_use",
+            "active",
+            "active_connections",
+            "used",
+        ],
     ),
     (
         names::POOL_CAPACITY,
-        &["capacity", "max_size", "maximum_pool_size", "max", "max_connections", "limit"],
+        &[
+            "capacity",
+            "max_size",
+            "maximum_pool_size",
+            "max",
+            "max_connections",
+            "limit",
+        ],
     ),
     (
         names::POOL_WAITING_PEAK,
-        &["waiting", "pending", "queued", "threads_awaiting_connection", "waiting_count"],
+        &[
+            "waiting",
+            "pending",
+            "queued",
+            "threads_awaiting_connection",
+            "waiting_count",
+        ],
     ),
     (names::POOL_OVERFLOW_PEAK, &["overflow"]),
 ];
@@ -59,7 +79,11 @@ impl PoolEndpoint {
         let path = path.unwrap_or("/");
         let mut endpoint = Self {
             client,
-            url: format!("{}/{}", base_url.trim_end_matches('/'), path.trim_start_matches('/')),
+            url: format!(
+                "{}/{}",
+                base_url.trim_end_matches('/'),
+                path.trim_start_matches('/')
+            ),
         };
         let first = endpoint.sample().await?;
         let told = |figure: &str| {
@@ -172,7 +196,10 @@ impl Source for PoolEndpoint {
                 out.insert(figure.to_owned(), high - low);
             }
         }
-        out.insert(names::POOL_ANSWER_MS_MEAN.to_owned(), record.mean(|s| s.latency_ms));
+        out.insert(
+            names::POOL_ANSWER_MS_MEAN.to_owned(),
+            record.mean(|s| s.latency_ms),
+        );
         out
     }
 }
@@ -199,7 +226,11 @@ mod tests {
     fn pools_of_several_kinds_are_read_by_their_own_names() {
         for (text, used, capacity) in [
             (r#"{"checked_out": 3, "capacity": 20, "waiting": 0}"#, 3.0, 20.0),
-            (r#"{"active": 7, "maximum_pool_size": 10, "pending": 2}"#, 7.0, 10.0),
+            (
+                r#"{"active": 7, "maximum_pool_size": 10, "pending": 2}"#,
+                7.0,
+                10.0,
+            ),
             (r#"{"in_use": 1, "max": 4}"#, 1.0, 4.0),
         ] {
             let samples = [(Duration::ZERO, sample(text))];
@@ -212,7 +243,10 @@ mod tests {
     #[test]
     fn peaks_means_and_counters_are_told_apart() {
         let samples = [
-            (Duration::ZERO, sample(r#"{"checked_out": 20, "waiting": 0, "timeouts": 100, "redis": {"errors": 0}}"#)),
+            (
+                Duration::ZERO,
+                sample(r#"{"checked_out": 20, "waiting": 0, "timeouts": 100, "redis": {"errors": 0}}"#),
+            ),
             (
                 Duration::from_secs(1),
                 sample(r#"{"checked_out": 10, "waiting": 8, "timeouts": 122, "redis": {"errors": 5}}"#),
@@ -229,7 +263,10 @@ mod tests {
         ] {
             assert!((f[key] - want).abs() < 1e-9, "{key}: {f:?}");
         }
-        assert!(!f.contains_key(names::POOL_CAPACITY), "what was not told is absent, not zero");
+        assert!(
+            !f.contains_key(names::POOL_CAPACITY),
+            "what was not told is absent, not zero"
+        );
     }
 
     #[test]

@@ -93,7 +93,9 @@ fn plain_url(url: &str) -> String {
 fn said(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(e) => match e.code().as_deref() {
-            Some("53300") => "53300: too many clients already; no connection is left for telemetry".to_owned(),
+            Some("53300") => {
+                "53300: too many clients already; no connection is left for telemetry".to_owned()
+            }
             Some(code) => format!("{code}: refused by the database"),
             None => "refused by the database".to_owned(),
         },
@@ -201,7 +203,10 @@ impl Source for Postgres {
             record.peak(|s| s.server_backends as f64),
         );
         put(names::DB_ACTIVE_MEAN, record.mean(|s| s.count(Group::is_active)));
-        put(names::DB_RUNNING_MEAN, record.mean(|s| s.count(Group::is_running)));
+        put(
+            names::DB_RUNNING_MEAN,
+            record.mean(|s| s.count(Group::is_running)),
+        );
         put(
             names::DB_IDLE_IN_TRANSACTION_MEAN,
             record.mean(|s| s.count(Group::is_in_transaction)),

@@ -194,7 +194,10 @@ impl Source for Processes {
 
 /// Growth of each key; a key that is new began at 0.
 #[allow(clippy::cast_precision_loss)]
-fn grown<'a, K: std::hash::Hash + Eq>(a: &'a HashMap<K, u64>, b: &'a HashMap<K, u64>) -> impl Iterator<Item = f64> + 'a {
+fn grown<'a, K: std::hash::Hash + Eq>(
+    a: &'a HashMap<K, u64>,
+    b: &'a HashMap<K, u64>,
+) -> impl Iterator<Item = f64> + 'a {
     b.iter()
         .map(|(k, v)| v.saturating_sub(a.get(k).copied().unwrap_or(0)) as f64)
 }

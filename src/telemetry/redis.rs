@@ -231,7 +231,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_reply_that_is_too_long_or_foreign_is_refused_without_reading_it() {
-        for reply in ["$99999999\r\n", "HTTP/1.1 400 Bad Request\r\n", "-NOAUTH hunter2\r\n", ""] {
+        for reply in [
+            "$99999999\r\n",
+            "HTTP/1.1 400 Bad Request\r\n",
+            "-NOAUTH hunter2\r\n",
+            "",
+        ] {
             let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = Secret::new(format!("redis://{}", server.local_addr().unwrap()));
             let serve = tokio::spawn(async move {

@@ -143,7 +143,10 @@ impl<S: Source> Worker<S> {
             Err(_) => {
                 task.abort();
                 Sampled {
-                    warnings: vec![format!("{}: sampling did not stop; it is off from now on", S::NAME)],
+                    warnings: vec![format!(
+                        "{}: sampling did not stop; it is off from now on",
+                        S::NAME
+                    )],
                     ..Sampled::default()
                 }
             }

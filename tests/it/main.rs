@@ -9,6 +9,8 @@
 )]
 #![allow(unreachable_pub, clippy::float_cmp)]
 
+mod browser;
+mod page;
 mod report;
 mod store;
 mod synthetic;

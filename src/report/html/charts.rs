@@ -7,7 +7,7 @@ use super::svg::{Axis, Frame, WIDTH, tick_text};
 use super::{esc, figure};
 use crate::report::importance::importance;
 use crate::report::text::{number, percent, rate};
-use crate::report::{Row, Summary};
+use crate::report::{Row, Sample, Share, Summary};
 use crate::space::{Domain, Parameter, Value};
 use crate::trial::TrialPhase;
 
@@ -44,6 +44,11 @@ fn tip(r: &Row) -> String {
         rate(rate_of(r)),
         r.config
     )
+}
+
+/// For charts that show a trial again: the table has the rest.
+fn short_tip(r: &Row) -> String {
+    format!("trial {}: {} rps", r.trial, rate(rate_of(r)))
 }
 
 fn mark_class(s: &Summary<'_>, r: &Row) -> &'static str {
@@ -193,15 +198,15 @@ pub(super) fn history_chart(s: &Summary<'_>) -> String {
 }
 
 /// The finals: each round's rates by configuration, with means and intervals.
+#[allow(clippy::cast_precision_loss)]
 pub(super) fn finals_chart(s: &Summary<'_>) -> String {
     if s.finals.is_empty() {
         return String::new();
     }
-    let reach = |x: &crate::report::Sample| x.interval_rps.map_or(x.mean_rps, |i| i[1]);
     let top = s
         .finals
         .iter()
-        .flat_map(|x| x.rates.iter().copied().chain([reach(x).min(x.mean_rps * 2.0)]))
+        .flat_map(|x| x.rates.iter().copied())
         .fold(0.0, f64::max);
     let n = s.finals.len() as f64;
     let mut f = Frame::new(
@@ -210,44 +215,24 @@ pub(super) fn finals_chart(s: &Summary<'_>) -> String {
             high: n,
             log: false,
         },
-        Axis::from_zero(top),
-        220.0,
+        Axis::from_zero(top * 1.1),
+        230.0,
     );
-    let mut ticks = Vec::new();
-    let mut lines = String::new();
-    for (i, x) in s.finals.iter().enumerate() {
-        let today = x.config == s.baseline;
-        let winner = s.is_win() && s.recommended() == Some(&x.config);
-        let name = if today {
-            "today".to_owned()
-        } else if winner {
-            "recommended".to_owned()
-        } else {
-            format!("candidate {}", i + 1)
-        };
-        ticks.push((i as f64 + 0.5, name.clone()));
-        let interval = x
-            .interval_rps
-            .map_or("too few rounds for an interval".to_owned(), |[lo, hi]| {
-                format!("{} to {}", rate(lo), rate(hi))
-            });
-        let _ = write!(
-            lines,
-            "<tr><td>{}</td><td>{}</td><td class=n>{}</td><td>{interval}</td><td class=n>{}</td></tr>",
-            esc(&name, 40),
-            esc(&x.config.to_string(), 400),
-            rate(x.mean_rps),
-            x.rates.len()
-        );
-    }
+    let names: Vec<(&str, String)> = s
+        .finals
+        .iter()
+        .enumerate()
+        .map(|(i, x)| finalist(s, i, x))
+        .collect();
+    let places = |i: usize| i as f64 + 0.5;
+    let ticks: Vec<(f64, String)> = names
+        .iter()
+        .enumerate()
+        .map(|(i, n)| (places(i), n.1.clone()))
+        .collect();
     f.axes_with("", "rps", &ticks);
-    for (i, x) in s.finals.iter().enumerate() {
-        let class = match i {
-            _ if x.config == s.baseline => "today",
-            _ if s.is_win() && s.recommended() == Some(&x.config) => "best",
-            _ => "trial",
-        };
-        let middle = i as f64 + 0.5;
+    for (i, (x, (class, _))) in s.finals.iter().zip(&names).enumerate() {
+        let middle = places(i);
         for (k, y) in x.rates.iter().enumerate() {
             // Rounds side by side, so that equal rates do not hide each other.
             let shift = (k as f64 - (x.rates.len() as f64 - 1.0) / 2.0) * 0.5 / x.rates.len() as f64;
@@ -260,7 +245,7 @@ pub(super) fn finals_chart(s: &Summary<'_>) -> String {
             );
         }
         if let Some([lo, hi]) = x.interval_rps {
-            f.whisker("whisker", middle, lo, hi.min(top));
+            f.whisker("whisker", middle, lo, hi);
         }
         f.diamond(
             "mean",
@@ -270,16 +255,44 @@ pub(super) fn finals_chart(s: &Summary<'_>) -> String {
             &format!("mean {} rps", rate(x.mean_rps)),
         );
     }
-    let table = format!(
-        "<div class=scroll><table><thead><tr><th>finalist<th>configuration<th>rps<th>95 % interval<th>rounds</tr></thead><tbody>{lines}</tbody></table></div>"
-    );
     let note = "Measured again in interleaved rounds, minutes apart: dots are rounds, diamonds the means, bars their 95 % intervals. \
                 Only these decide.";
-    figure(
-        "The finals",
-        note,
-        &format!("{}{table}", f.finish("Rates of the finalists by round")),
-        "finals",
+    let body = format!(
+        "{}{}",
+        f.finish("Rates of the finalists by round"),
+        finals_table(s, &names)
+    );
+    figure("The finals", note, &body, "finals")
+}
+
+/// Class and name of a finalist; today's comes first, so the others count from 1.
+fn finalist(s: &Summary<'_>, i: usize, x: &Sample) -> (&'static str, String) {
+    if x.config == s.baseline {
+        ("today", "today".to_owned())
+    } else if s.is_win() && s.recommended() == Some(&x.config) {
+        ("best", "recommended".to_owned())
+    } else {
+        ("trial", format!("candidate {i}"))
+    }
+}
+
+fn finals_table(s: &Summary<'_>, names: &[(&str, String)]) -> String {
+    let mut lines = String::new();
+    for (x, (_, name)) in s.finals.iter().zip(names) {
+        let interval = x.interval_rps.map_or("too few rounds".to_owned(), |[lo, hi]| {
+            format!("{} to {}", rate(lo), rate(hi))
+        });
+        let _ = write!(
+            lines,
+            "<tr><th scope=row>{}<td class=n>{}<td>{interval}<td class=n>{}<td>{}</tr>",
+            esc(name, 40),
+            rate(x.mean_rps),
+            x.rates.len(),
+            esc(&x.config.to_string(), 400)
+        );
+    }
+    format!(
+        "<div class=scroll><table><thead><tr><th>finalist<th class=n>rps<th>95 % interval<th class=n>rounds<th>configuration</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 }
 
@@ -310,7 +323,7 @@ fn places(p: &Parameter) -> Vec<(f64, String)> {
 }
 
 /// The order of the parameters by importance, and each one's share where it is known.
-fn ranked(s: &Summary<'_>) -> Vec<(usize, Option<crate::report::importance::Share>)> {
+fn ranked(s: &Summary<'_>) -> Vec<(usize, Option<Share>)> {
     let rows = measured(s);
     let points: Vec<Vec<f64>> = rows.iter().map(|r| s.space.encode(&r.config)).collect();
     let rates: Vec<f64> = rows.iter().map(|r| rate_of(r)).collect();
@@ -319,7 +332,7 @@ fn ranked(s: &Summary<'_>) -> Vec<(usize, Option<crate::report::importance::Shar
         .map(|d| (d, shares.as_ref().and_then(|x| x.get(d).copied())))
         .collect();
     out.sort_by(|a, b| {
-        let m = |x: &Option<crate::report::importance::Share>| x.map_or(0.0, |x| x.mean);
+        let m = |x: &Option<Share>| x.map_or(0.0, |x| x.mean);
         m(&b.1).total_cmp(&m(&a.1))
     });
     out
@@ -337,7 +350,7 @@ pub(super) fn parameter_charts(s: &Summary<'_>) -> String {
     )
 }
 
-fn importance_chart(s: &Summary<'_>, order: &[(usize, Option<crate::report::importance::Share>)]) -> String {
+fn importance_chart(s: &Summary<'_>, order: &[(usize, Option<Share>)]) -> String {
     let title = "Importance of the parameters";
     if order.iter().all(|o| o.1.is_none()) {
         return figure(
@@ -395,7 +408,7 @@ fn slices(s: &Summary<'_>, order: &[usize]) -> String {
         f.axes_with("", "rps", &places(p));
         for r in &rows {
             if let Some(v) = r.config.get(&p.name) {
-                f.dot(mark_class(s, r), place(p, v), rate_of(r), 3.5, &tip(r));
+                f.dot(mark_class(s, r), place(p, v), rate_of(r), 3.5, &short_tip(r));
             }
         }
         let label = format!("Rate by {}", p.name);
@@ -441,7 +454,7 @@ fn heat_maps(s: &Summary<'_>, order: &[usize]) -> String {
         );
     }
     let picker = format!("<label class=js>Parameters <select id=pair>{options}</select></label>");
-    let note = "Best rate found in each cell; darker carries more, empty cells were not tried.";
+    let note = "Best rate found in each cell; the stronger the colour the more it carries, empty cells were not tried. Rings: today (grey) and recommended (green).";
     figure(
         "Two parameters at a time",
         note,
@@ -450,33 +463,40 @@ fn heat_maps(s: &Summary<'_>, order: &[usize]) -> String {
     )
 }
 
+/// The best rate and the number of trials in each cell, row by row from below; with the sides' lengths.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss
 )]
-fn heat_map(s: &Summary<'_>, rows: &[&Row], a: &Parameter, b: &Parameter) -> String {
-    let cells = |p: &Parameter| match &p.domain {
+fn cells(rows: &[&Row], a: &Parameter, b: &Parameter) -> (usize, usize, Vec<(f64, u32)>) {
+    let side = |p: &Parameter| match &p.domain {
         Domain::Choice { values } => values.len().clamp(1, CELLS),
         d => d.size().map_or(CELLS, |n| (n as usize).clamp(1, CELLS)),
     };
-    let (na, nb) = (cells(a), cells(b));
-    let cell = |u: f64, n: usize| ((u * n as f64) as usize).min(n - 1);
+    let (na, nb) = (side(a), side(b));
+    let index = |u: f64, n: usize| ((u * n as f64) as usize).min(n - 1);
     let mut best = vec![(0.0_f64, 0_u32); na * nb];
     for r in rows {
         if let (Some(x), Some(y)) = (r.config.get(&a.name), r.config.get(&b.name)) {
-            let at = cell(place(b, y), nb) * na + cell(place(a, x), na);
+            let at = index(place(b, y), nb) * na + index(place(a, x), na);
             if let Some(c) = best.get_mut(at) {
                 *c = (c.0.max(rate_of(r)), c.1 + 1);
             }
         }
     }
-    let unit = |x: f64| Axis {
+    (na, nb, best)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn heat_map(s: &Summary<'_>, rows: &[&Row], a: &Parameter, b: &Parameter) -> String {
+    let (na, nb, best) = cells(rows, a, b);
+    let unit = Axis {
         low: 0.0,
-        high: x,
+        high: 1.0,
         log: false,
     };
-    let mut f = Frame::new(unit(1.0), unit(1.0), HEIGHT);
+    let mut f = Frame::new(unit, unit, HEIGHT);
     let top = best.iter().map(|c| c.0).fold(0.0, f64::max);
     let floor = best.iter().filter(|c| c.1 > 0).map(|c| c.0).fold(top, f64::min);
     let mut body = String::new();
@@ -500,9 +520,18 @@ fn heat_map(s: &Summary<'_>, rows: &[&Row], a: &Parameter, b: &Parameter) -> Str
             rate(*y)
         );
     }
+    f.raw(&body);
+    let frame = heat_frame(s, &f, a, b);
+    f.raw(&frame);
+    f.finish(&format!("Best rate by {} and {}", a.name, b.name))
+}
+
+/// Ticks, names and the two configurations that matter.
+fn heat_frame(s: &Summary<'_>, f: &Frame, a: &Parameter, b: &Parameter) -> String {
+    let mut out = String::new();
     for (t, text) in places(a) {
         let _ = write!(
-            body,
+            out,
             r#"<text class="tick m" x="{:.1}" y="{:.1}">{}</text>"#,
             f.px(t),
             HEIGHT - 24.0,
@@ -511,7 +540,7 @@ fn heat_map(s: &Summary<'_>, rows: &[&Row], a: &Parameter, b: &Parameter) -> Str
     }
     for (t, text) in places(b) {
         let _ = write!(
-            body,
+            out,
             r#"<text class="tick e" x="46" y="{:.1}">{}</text>"#,
             f.py(t) + 4.0,
             esc(&text, 7)
@@ -524,7 +553,7 @@ fn heat_map(s: &Summary<'_>, rows: &[&Row], a: &Parameter, b: &Parameter) -> Str
         let Some(c) = config else { continue };
         if let (Some(x), Some(y)) = (c.get(&a.name), c.get(&b.name)) {
             let _ = write!(
-                body,
+                out,
                 r#"<circle class="pin {class}" cx="{:.1}" cy="{:.1}" r="6"><title>{class}: {}</title></circle>"#,
                 f.px(place(a, x)),
                 f.py(place(b, y)),
@@ -533,12 +562,11 @@ fn heat_map(s: &Summary<'_>, rows: &[&Row], a: &Parameter, b: &Parameter) -> Str
         }
     }
     let _ = write!(
-        body,
-        r#"<text class="name e" x="466" y="{:.1}">{}</text><text class="name" x="2" y="11">{}</text>"#,
+        out,
+        r#"<text class="name e" x="466" y="{:.1}">{}</text><text class="name" x="2" y="12">{}</text>"#,
         HEIGHT - 6.0,
         esc(&a.name, 60),
         esc(&b.name, 60)
     );
-    f.raw(&body);
-    f.finish(&format!("Best rate by {} and {}", a.name, b.name))
+    out
 }

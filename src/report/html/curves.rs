@@ -9,7 +9,7 @@ use crate::report::Summary;
 use crate::report::text::{number, rate};
 use crate::slo::Verdict;
 use crate::space::Config;
-use crate::trial::{Probe, Trial, TrialPhase};
+use crate::trial::{Probe, Trial};
 
 /// One point of a curve.
 #[derive(Clone, Copy)]
@@ -40,17 +40,12 @@ fn sorted(mut points: Vec<Point>) -> Vec<Point> {
     points
 }
 
+/// The curve of the trial of `config` that offered the most rates: the search's ramp widely, the finals only
+/// around the answer. The latest of equals.
 fn curve_of(s: &Summary<'_>, config: &Config) -> Vec<Point> {
-    // The search's trials ramp widely, the finals' only around the answer: the first kind shows the curve.
-    let of = |finals: bool| {
-        let trials = s
-            .trials
-            .iter()
-            .filter(|t| t.config == *config && (t.phase == TrialPhase::Final) == finals);
-        sorted(trials.flat_map(|t| t.probes.iter().filter_map(point)).collect())
-    };
-    let searched = of(false);
-    if searched.is_empty() { of(true) } else { searched }
+    let trials = s.trials.iter().filter(|t| t.config == *config);
+    let curves = trials.map(|t| sorted(t.probes.iter().filter_map(point).collect()));
+    curves.max_by_key(Vec::len).unwrap_or_default()
 }
 
 /// What a panel shows of a point.
@@ -58,7 +53,7 @@ struct Panel {
     name: &'static str,
     title: &'static str,
     unit: &'static str,
-    lines: [Option<fn(&Point) -> f64>; 3],
+    lines: &'static [fn(&Point) -> f64],
 }
 
 const PANELS: [Panel; 3] = [
@@ -66,19 +61,19 @@ const PANELS: [Panel; 3] = [
         name: "goodput",
         title: "Goodput by offered rate",
         unit: "good answers/s",
-        lines: [Some(|p| p.goodput), None, None],
+        lines: &[|p| p.goodput],
     },
     Panel {
         name: "loss",
         title: "Goodput loss by offered rate",
         unit: "% lost",
-        lines: [Some(|p| p.loss), None, None],
+        lines: &[|p| p.loss],
     },
     Panel {
         name: "latency",
         title: "Latency by offered rate",
-        unit: "ms, logarithmic: p50, p95, p99",
-        lines: [Some(|p| p.p50), Some(|p| p.p95), Some(|p| p.p99)],
+        unit: "ms, logarithmic; p50 solid, p95 dashed, p99 dotted",
+        lines: &[|p| p.p50, |p| p.p95, |p| p.p99],
     },
 ];
 
@@ -109,8 +104,8 @@ pub(super) fn load_curves(s: &Summary<'_>) -> String {
 
 fn draw(panel: &Panel, curves: &[(&str, Vec<Point>)], all: &[Point]) -> String {
     let x = Axis::from_zero(all.iter().map(|p| p.offered).fold(0.0, f64::max));
-    let values = |p: &Point| panel.lines.iter().flatten().map(|f| f(p)).collect::<Vec<_>>();
-    let top = all.iter().flat_map(|p| values(p)).fold(0.0, f64::max);
+    let values = |p: &Point| panel.lines.iter().map(|f| f(p)).collect::<Vec<_>>();
+    let top = all.iter().flat_map(values).fold(0.0, f64::max);
     let y = if panel.name == "latency" {
         let low = all
             .iter()
@@ -128,7 +123,7 @@ fn draw(panel: &Panel, curves: &[(&str, Vec<Point>)], all: &[Point]) -> String {
         f.line("ideal", &[(0.0, 0.0), (x.high.min(y.high), x.high.min(y.high))]);
     }
     for (class, points) in curves {
-        for (k, value) in panel.lines.iter().flatten().enumerate() {
+        for (k, value) in panel.lines.iter().enumerate() {
             let line: Vec<(f64, f64)> = points.iter().map(|p| (p.offered, value(p))).collect();
             f.line(&format!("curve {class} q{k}"), &line);
             for (p, (x, y)) in points.iter().zip(&line) {

@@ -111,7 +111,7 @@ pub(super) fn configs(s: &Summary<'_>) -> String {
             let lines: Vec<String> = text
                 .lines()
                 .filter(|l| !l.starts_with("# ") || l.starts_with("# limit"))
-                .map(|l| esc_code(l))
+                .map(esc_code)
                 .collect();
             let _ = write!(
                 paste,
@@ -193,10 +193,10 @@ pub(super) fn curve_picker(s: &Summary<'_>) -> String {
 
 /// All trials, sortable and filtered by the page's script.
 pub(super) fn trial_table(s: &Summary<'_>) -> String {
-    let mut columns: Vec<(&str, &str)> = vec![("trial", "n"), ("phase", "")];
+    let mut columns: Vec<(&str, &str)> = vec![("trial", "n"), ("phase", ""), ("outcome", "")];
     columns.extend(s.space.parameters.iter().map(|p| (p.name.as_str(), "n")));
     columns.extend(["rps", "lost %", "p50 ms", "p99 ms", "cost"].map(|name| (name, "n")));
-    columns.extend([("curve", "curve"), ("binds", ""), ("outcome", "")]);
+    columns.extend([("curve", "curve"), ("binds", ""), ("reason", "")]);
     let mut head = String::new();
     for (name, class) in columns {
         let name = esc(name, 60);
@@ -234,10 +234,11 @@ fn row(out: &mut String, s: &Summary<'_>, r: &Row, thumb: &str) {
     let round = r.round.map_or(String::new(), |n| format!(" {n}"));
     let _ = write!(
         out,
-        "<tr data-o={}{mark}><td class=n>{}<td>{}{round}",
+        "<tr data-o={}{mark}><td class=n>{}<td>{}{round}<td>{}",
         r.outcome,
         r.trial,
-        r.phase.name()
+        r.phase.name(),
+        r.outcome
     );
     for p in &s.space.parameters {
         let v = r
@@ -267,11 +268,7 @@ fn row(out: &mut String, s: &Summary<'_>, r: &Row, thumb: &str) {
         maybe(r.latency_ms.map(|l| l[2]), 1),
         maybe(r.cost, 3),
         r.binding.as_deref().map_or(String::new(), |b| esc(b, 40)),
-        if r.reason.is_empty() || r.outcome == "measured" {
-            r.outcome.to_owned()
-        } else {
-            format!("{}: {}", r.outcome, esc(&r.reason, REASON))
-        }
+        esc(&r.reason, REASON)
     );
     out.push_str("</tr>\n");
 }

@@ -130,7 +130,7 @@ pub(super) struct Frame {
     body: String,
 }
 
-const TOP: f64 = 12.0;
+const TOP: f64 = 26.0;
 const RIGHT: f64 = 14.0;
 
 impl Frame {
@@ -198,7 +198,7 @@ impl Frame {
             self.height - 6.0,
             esc(x_name, 80),
             2.0,
-            TOP - 1.0,
+            12.0,
             esc(y_name, 80)
         );
     }
@@ -249,6 +249,9 @@ impl Frame {
 
     /// A line through `points`.
     pub(super) fn line(&mut self, class: &str, points: &[(f64, f64)]) {
+        if points.is_empty() {
+            return;
+        }
         let mut d = String::new();
         for (i, (x, y)) in points.iter().enumerate() {
             let verb = if i == 0 { 'M' } else { 'L' };
@@ -259,6 +262,9 @@ impl Frame {
 
     /// A line that keeps its height until the next point.
     pub(super) fn steps(&mut self, class: &str, points: &[(f64, f64)], end: f64) {
+        if points.is_empty() {
+            return;
+        }
         let mut d = String::new();
         for (i, (x, y)) in points.iter().enumerate() {
             if i == 0 {

@@ -21,7 +21,7 @@ demo:            ## the main job on the built-in API
 	$(CARGO) run --release --locked -- demo
 
 stack:           ## the demo stack up, for trying experiments/
-	scripts/stack up
+	eval "$$(scripts/engine)" && scripts/images && docker compose up -d --build --wait
 
 stack-down:      ## and down again
-	scripts/stack down
+	docker compose down -v

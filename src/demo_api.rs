@@ -136,7 +136,7 @@ async fn open(limits: &Limits, database: &std::path::Path) -> anyhow::Result<Sql
         .context("cannot open the demo database")?;
     sqlx::raw_sql(
         "CREATE TABLE IF NOT EXISTS items(id INTEGER PRIMARY KEY, name TEXT NOT NULL);
-         CREATE TABLE IF NOT EXISTS orders(id INTEGER PRIMARY KEY, item_id INTEGER NOT NULL, qty INTEGER NOT NULL);
+         CREATE TABLE IF NOT EXISTS orders(id INTEGER PRIMARY KEY, item_id INTEGER NOT NULL, quantity INTEGER NOT NULL);
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
          INSERT OR IGNORE INTO items SELECT i, 'item ' || i FROM n;",
     )
@@ -211,15 +211,15 @@ async fn item(State(shop): State<Arc<Shop>>, Path(id): Path<i64>) -> Result<Resp
 #[derive(Deserialize)]
 struct Order {
     item_id: i64,
-    qty: i64,
+    quantity: i64,
 }
 
 async fn order(State(shop): State<Arc<Shop>>, Json(o): Json<Order>) -> Result<Response, Trouble> {
     let _slot = shop.slots.try_acquire().map_err(|_| Trouble::Busy)?;
     let mut connection = shop.connection().await?;
-    sqlx::query("INSERT INTO orders(item_id, qty) VALUES (?, ?)")
+    sqlx::query("INSERT INTO orders(item_id, quantity) VALUES (?, ?)")
         .bind(o.item_id)
-        .bind(o.qty)
+        .bind(o.quantity)
         .execute(&mut *connection)
         .await
         .map_err(|e| Trouble::Database(e.to_string()))?;

@@ -10,11 +10,13 @@
 )]
 #![allow(unreachable_pub, clippy::float_cmp)]
 
-mod load_basics;
-mod load_server;
-mod process_study;
+mod browser;
 mod docker_kit;
 mod docker_real;
+mod load_basics;
+mod load_server;
+mod page;
+mod process_study;
 mod report;
 mod stack_study;
 mod store;

@@ -162,11 +162,6 @@ impl<'a> Reading<'a> {
             .sum()
     }
 
-    /// Loss at the limit.
-    pub(super) fn loss(&self) -> f64 {
-        self.at_limit.map_or(0.0, |p| p.measurement.loss())
-    }
-
     /// Median of the good answers at the limit over that at the lowest rate; 1 where either is missing.
     pub(super) fn slowdown(&self) -> f64 {
         let (Some(limit), Some(idle)) = (self.at_limit, self.idle) else {

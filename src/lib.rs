@@ -5,12 +5,15 @@
 //! 1. [`units`], [`space`], [`expr`], [`spec`]: what is asked.
 //! 2. [`measurement`], [`slo`], [`trial`]: what was measured.
 //! 3. [`capacity`], [`optimizer`], [`finals`], [`smoke`], [`diagnosis`], [`noise`], [`report`]: decisions and renderings, pure functions of it.
-//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`guardian`]: effects, each owning one outside thing.
+//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`guardian`]: effects, each owning one outside thing.
 //! 5. [`probing`], `study`, [`event`]: the drivers that call them.
 
 pub mod capacity;
+pub mod console;
+pub mod demo_api;
 pub mod diagnosis;
 pub mod event;
+pub mod exit;
 pub mod expr;
 pub mod finals;
 pub mod guardian;
@@ -20,6 +23,7 @@ pub mod noise;
 pub mod optimizer;
 pub mod probing;
 pub mod report;
+pub mod results;
 pub mod slo;
 pub mod smoke;
 pub mod space;

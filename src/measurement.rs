@@ -366,3 +366,132 @@ impl Measurement {
         self.errors.get(&class).copied().unwrap_or(0)
     }
 }
+
+/// Why this measurement says nothing about the service: each line is a limit of the generator. Empty: it was healthy.
+///
+/// The limits: send lag p99 over max(1 ms, 2 % of the client timeout); more than 0.5 % of arrivals shed; own CPU over
+/// 80 % of what it may use, or throttled; no free ports or file descriptors; the cap on requests in flight met while
+/// the service is idle; suspended. `idle_service_ms` is the service time without load, where it is known: connections
+/// that are all busy with slow answers are the service pushing back, busy with fast ones they are too few.
+#[must_use]
+pub fn generator_verdict(m: &Measurement, idle_service_ms: Option<f64>) -> Vec<String> {
+    let g = &m.generator;
+    let mut why = Vec::new();
+    let lag_limit = (g.timeout_s * 1e3 * 0.02).max(1.0);
+    if g.send_lag_ms.p99 > lag_limit {
+        why.push(format!(
+            "send lag p99 {:.1} ms over {lag_limit:.1} ms",
+            g.send_lag_ms.p99
+        ));
+    }
+    if g.cpu_ratio > 0.80 {
+        why.push(format!(
+            "the generator used {:.0} % of its CPU",
+            g.cpu_ratio * 100.0
+        ));
+    }
+    if g.throttled_ratio > 0.05 {
+        why.push(format!(
+            "the generator was throttled in {:.0} % of periods",
+            g.throttled_ratio * 100.0
+        ));
+    }
+    if g.suspended_s > 0.1 {
+        why.push(format!("the machine was suspended for {:.1} s", g.suspended_s));
+    }
+    for (class, what) in [
+        (OutcomeClass::NoPorts, "no free local port (EADDRNOTAVAIL)"),
+        (
+            OutcomeClass::NoFileDescriptors,
+            "no file descriptor left (EMFILE): raise ulimit -n",
+        ),
+    ] {
+        if m.count(class) > 0 {
+            why.push(format!("{what}, {} times", m.count(class)));
+        }
+    }
+    if !service_pushes_back(m, idle_service_ms) {
+        let shed = m.count(OutcomeClass::Shed);
+        if shed as f64 > 0.005 * m.scheduled as f64 {
+            let share = 100.0 * shed as f64 / m.scheduled.max(1) as f64;
+            why.push(format!(
+                "{share:.1} % of arrivals were never sent: too few connections"
+            ));
+        } else if g.cap_reached {
+            why.push(
+                "all connections were busy while the service answered as when idle: raise connections".into(),
+            );
+        }
+    }
+    why
+}
+
+/// Whether busy connections are the service's doing. Without the idle service time, a queue shows in the spread of
+/// service times, and an overloaded service in what is not good.
+fn service_pushes_back(m: &Measurement, idle_service_ms: Option<f64>) -> bool {
+    let bad: u64 = m
+        .errors
+        .iter()
+        .filter(|(c, _)| !c.is_local())
+        .map(|(_, n)| n)
+        .sum();
+    if m.good == 0 || bad as f64 > 0.05 * m.scheduled as f64 {
+        return true;
+    }
+    match idle_service_ms {
+        Some(idle) if idle > 0.0 => m.service_ms.p50 > 1.5 * idle,
+        _ => m.service_ms.p95 > 3.0 * m.service_ms.p50.max(0.01),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Spoil = fn(&mut Measurement);
+
+    fn healthy() -> Measurement {
+        let mut m = Measurement::empty(Rps::saturating(100.0), Duration::from_secs(10));
+        m.scheduled = 1000;
+        m.sent = 1000;
+        m.good = 1000;
+        m.generator.timeout_s = 10.0;
+        m.service_ms = Quantiles {
+            p50: 10.0,
+            p95: 12.0,
+            ..Quantiles::default()
+        };
+        m
+    }
+
+    #[test]
+    fn each_limit_of_the_generator_is_named() {
+        assert!(generator_verdict(&healthy(), Some(10.0)).is_empty());
+        let cases: [(&str, Spoil); 6] = [
+            ("send lag", |m| m.generator.send_lag_ms.p99 = 201.0),
+            ("of its CPU", |m| m.generator.cpu_ratio = 0.9),
+            ("throttled", |m| m.generator.throttled_ratio = 0.2),
+            ("suspended", |m| m.generator.suspended_s = 2.0),
+            ("EMFILE", |m| {
+                m.errors.insert(OutcomeClass::NoFileDescriptors, 1);
+            }),
+            ("never sent", |m| {
+                m.errors.insert(OutcomeClass::Shed, 6);
+            }),
+        ];
+        for (word, spoil) in cases {
+            let mut m = healthy();
+            spoil(&mut m);
+            let why = generator_verdict(&m, Some(10.0));
+            assert!(why.len() == 1 && why[0].contains(word), "{word}: {why:?}");
+        }
+    }
+
+    #[test]
+    fn a_slow_service_that_holds_all_connections_is_not_the_generators_limit() {
+        let mut m = healthy();
+        m.generator.cap_reached = true;
+        assert_eq!(generator_verdict(&m, Some(10.0)).len(), 1);
+        assert!(generator_verdict(&m, Some(5.0)).is_empty());
+    }
+}

@@ -1,14 +1,26 @@
 //! The capacity search: the highest rate that a service sustains, as a pure state machine over probes.
 //!
 //! `next_step(plan, probes)` says what to do next or what was found; replaying the stored probes gives the
-//! same answer. It never waits, measures or deploys; `study` and `cli` execute its steps.
+//! same answer. It never waits, measures or deploys; `probing` executes its steps, `study` and `cli` call that.
+//!
+//! [`judge`]: did one probe carry its rate? [`Watch`]: may it stop early? `posterior`: what all probes say together.
+//! `search`: what to do next. [`simulated`]: services of arithmetic to try all that on.
+
+mod judge;
+mod posterior;
+mod search;
+pub mod simulated;
+mod watch;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use judge::{Judgement, judge};
+pub use search::{after_restart, conclude, next_step};
+pub use watch::Watch;
+
 use crate::slo::Slo;
-use crate::trial::Probe;
 use crate::units::{Ratio, Rps};
 
 /// What a probe is for.
@@ -54,6 +66,25 @@ pub struct Plan {
     pub max_probes: u32,
 }
 
+impl Plan {
+    /// The plan of a search that is told nothing but the objective: 30 s of confirmation, 3 % precision.
+    #[must_use]
+    pub fn new(slo: Slo, max: Rps) -> Self {
+        Self {
+            slo,
+            prior: None,
+            incumbent: None,
+            min: Rps::saturating(1.0_f64.min(max.get())),
+            max,
+            precision: Ratio::saturating(0.03),
+            confirm: Duration::from_secs(30),
+            warm_up: Duration::from_secs(30),
+            errors_only: false,
+            max_probes: 120,
+        }
+    }
+}
+
 /// The next thing to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
@@ -81,6 +112,24 @@ pub struct ProbePlan {
     pub lead_in: Duration,
     /// Longest wait afterwards for nothing in flight.
     pub drain: Duration,
+    /// Median latency of the idle service, milliseconds, where it is known: what may be in flight without a queue,
+    /// and what "back to normal" means.
+    pub idle_ms: Option<f64>,
+}
+
+impl ProbePlan {
+    /// A probe without lead-in, with half a minute to drain.
+    #[must_use]
+    pub fn new(phase: ProbePhase, rate: Rps, window: Duration) -> Self {
+        Self {
+            phase,
+            rate,
+            window,
+            lead_in: Duration::ZERO,
+            drain: Duration::from_secs(30),
+            idle_ms: None,
+        }
+    }
 }
 
 /// Kind of answer; `AtMost` is a race cut short.
@@ -118,19 +167,4 @@ pub struct Capacity {
     pub confirmed_by: Option<u32>,
     /// Words: why it ended, what was noticed (METASTABLE, policy, never settled ...).
     pub reasons: Vec<String>,
-}
-
-/// The next step after `probes`.
-#[must_use]
-pub fn next_step(_plan: &Plan, _probes: &[Probe]) -> Step {
-    Step::Done(Capacity {
-        verdict: CapacityVerdict::None,
-        sustainable_rps: None,
-        goodput_rps: 0.0,
-        interval_rps: [0.0, 0.0],
-        error_ratio_upper: 1.0,
-        peak_offered_rps: 0.0,
-        confirmed_by: None,
-        reasons: Vec::new(),
-    })
 }

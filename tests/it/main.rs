@@ -1,1 +1,5 @@
 //! One test binary.
+
+mod report;
+mod store;
+mod synthetic;

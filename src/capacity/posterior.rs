@@ -1,0 +1,213 @@
+//! What all probes say together about the capacity: probabilities on a grid over the logarithm of the rate.
+//!
+//! No probe is a hard bound. The capacity wanders between probes by a few per cent (learned from how well the probes
+//! agree), a short window has a resolution, and now and then a probe is simply wrong. This is probabilistic bisection
+//! (Waeber, Frazier, Henderson 2013) with one more thing to go by: an overloaded service shows its capacity as its
+//! goodput, the more closely the smaller the overload.
+
+use statrs::function::erf::erf;
+
+use crate::slo::Verdict;
+use crate::trial::Probe;
+
+use super::judge::{GROWTH_LIMIT, latency_growth, queue_growth};
+use super::{Plan, ProbePhase};
+
+/// Points of the grid.
+const POINTS: usize = 500;
+/// Deviation of the capacity between probes, and how much each is believed beforehand.
+const NOISE: [(f64, f64); 5] = [
+    (0.005, 0.15),
+    (0.01, 0.25),
+    (0.02, 0.30),
+    (0.04, 0.20),
+    (0.08, 0.10),
+];
+/// How far an overloaded service's goodput is believed.
+const HINT_WEIGHT: f64 = 0.6;
+
+/// The belief.
+#[derive(Debug, Clone)]
+pub(super) struct Posterior {
+    ln_rate: Vec<f64>,
+    weight: Vec<f64>,
+}
+
+/// One probe as evidence.
+struct Evidence {
+    ln_rate: f64,
+    passed: bool,
+    /// Overload that this window could not have seen, as a share.
+    blind: f64,
+    lapse: f64,
+    /// ln of the capacity that the goodput suggests, with its deviation.
+    hint: Option<(f64, f64)>,
+}
+
+impl Posterior {
+    /// The belief after `loads`; None without a single verdict.
+    pub(super) fn of(plan: &Plan, loads: &[&Probe]) -> Option<Self> {
+        let evidence: Vec<Evidence> = loads.iter().filter_map(|p| Evidence::of(plan, p)).collect();
+        let highest_pass = evidence
+            .iter()
+            .filter(|e| e.passed)
+            .map(|e| e.ln_rate)
+            .reduce(f64::max);
+        let lowest_fail = evidence
+            .iter()
+            .filter(|e| !e.passed)
+            .map(|e| e.ln_rate)
+            .reduce(f64::min);
+        let lowest_hint = evidence
+            .iter()
+            .filter_map(|e| e.hint.map(|h| h.0))
+            .reduce(f64::min);
+        let lo = highest_pass
+            .into_iter()
+            .chain(lowest_fail)
+            .chain(lowest_hint)
+            .reduce(f64::min)?
+            - 0.45;
+        let hi = highest_pass.into_iter().chain(lowest_fail).reduce(f64::max)? + 0.45;
+        let step = (hi - lo) / (POINTS - 1) as f64;
+        let ln_rate: Vec<f64> = (0..POINTS).map(|i| lo + step * i as f64).collect();
+        let mut weight = vec![0.0; POINTS];
+        for (noise, belief) in NOISE {
+            let logs: Vec<f64> = ln_rate
+                .iter()
+                .map(|x| evidence.iter().map(|e| e.log_likelihood(*x, noise)).sum::<f64>())
+                .collect();
+            for (w, l) in weight.iter_mut().zip(logs) {
+                // Likelihoods of some dozens of probes stay far above the smallest double.
+                *w += belief * l.exp();
+            }
+        }
+        if let Some(prior) = plan.prior {
+            for (w, x) in weight.iter_mut().zip(&ln_rate) {
+                *w *= normal_density((x - prior.get().ln()) / 0.35) + 0.05;
+            }
+        }
+        let sum: f64 = weight.iter().sum();
+        if !(sum.is_finite() && sum > 0.0) {
+            return None;
+        }
+        weight.iter_mut().for_each(|w| *w /= sum);
+        Some(Self { ln_rate, weight })
+    }
+
+    /// The rate below which the capacity lies with probability `q`.
+    pub(super) fn quantile(&self, q: f64) -> f64 {
+        let mut below = 0.0;
+        for (i, (x, w)) in self.ln_rate.iter().zip(&self.weight).enumerate() {
+            if below + w >= q {
+                let part = if *w > 0.0 { (q - below) / w - 0.5 } else { 0.0 };
+                let step = self.ln_rate.get(1).map_or(0.0, |b| b - self.ln_rate[0]);
+                return if i == 0 { x.exp() } else { (x + part * step).exp() };
+            }
+            below += w;
+        }
+        self.ln_rate.last().map_or(0.0, |x| x.exp())
+    }
+
+    /// Probability that the capacity is above `rate`.
+    pub(super) fn above(&self, rate: f64) -> f64 {
+        let x = rate.ln();
+        self.ln_rate
+            .iter()
+            .zip(&self.weight)
+            .filter(|(l, _)| **l > x)
+            .map(|(_, w)| w)
+            .sum()
+    }
+}
+
+impl Evidence {
+    fn of(plan: &Plan, p: &Probe) -> Option<Self> {
+        let passed = match p.verdict {
+            Verdict::Meets => true,
+            Verdict::Violates => false,
+            Verdict::Void => return None,
+        };
+        let m = &p.measurement;
+        let se = [queue_growth(m), latency_growth(m)]
+            .into_iter()
+            .flatten()
+            .map(|d| d.se)
+            .fold(f64::INFINITY, f64::min);
+        let blind = if se.is_finite() {
+            (GROWTH_LIMIT + se).min(0.2)
+        } else {
+            0.1
+        };
+        let lapse = if p.phase == ProbePhase::Confirm {
+            0.01
+        } else {
+            0.03
+        };
+        let hint = if passed || plan.errors_only {
+            None
+        } else {
+            hint(plan, p)
+        };
+        Some(Self {
+            ln_rate: m.offered.get().ln(),
+            passed,
+            blind,
+            lapse,
+            hint,
+        })
+    }
+
+    /// ln of the likelihood of this probe if the capacity is exp(`x`) and wanders by `noise`.
+    fn log_likelihood(&self, x: f64, noise: f64) -> f64 {
+        let spread = noise.hypot(self.blind / 2.0);
+        let passes = normal_cdf((x + self.blind / 2.0 - self.ln_rate) / spread);
+        let passes = self.lapse + (1.0 - 2.0 * self.lapse) * passes;
+        if self.passed {
+            return passes.ln();
+        }
+        let fails = 1.0 - passes;
+        match self.hint {
+            None => fails.ln(),
+            Some((at, sd)) => {
+                let sd = sd.hypot(noise);
+                (HINT_WEIGHT * normal_density((at - x) / sd) / sd + (1.0 - HINT_WEIGHT) * fails).ln()
+            }
+        }
+    }
+}
+
+/// The goodput under overload as a reading of the capacity: (ln rate, deviation). Where the excess is refused at once,
+/// the sustainable rate is a little higher than the goodput: some loss is allowed.
+pub(super) fn hint(plan: &Plan, p: &Probe) -> Option<(f64, f64)> {
+    let m = &p.measurement;
+    let span: f64 = m.bins.iter().map(|b| b.width_s).sum();
+    let sum = |of: fn(&crate::measurement::Bin) -> u64| m.bins.iter().map(of).sum::<u64>();
+    let (good, bad) = (sum(|b| b.completed_good), sum(|b| b.completed_bad));
+    let rate = m.offered.get();
+    if span <= 0.0 || good < 5 {
+        return None;
+    }
+    let goodput = good as f64 / span;
+    let missing = rate * span - good as f64;
+    let refused = bad as f64 > 0.6 * missing;
+    let at = if refused {
+        goodput / (1.0 - plan.slo.errors.get().min(0.5))
+    } else {
+        goodput
+    };
+    let over = (rate / goodput).ln();
+    if over < 0.005 {
+        return None;
+    }
+    let sd = (0.25 / good as f64).sqrt().hypot(0.25 * (over - 0.02).max(0.0));
+    Some((at.ln(), sd.max(0.003)))
+}
+
+fn normal_cdf(z: f64) -> f64 {
+    0.5 * (1.0 + erf(z / std::f64::consts::SQRT_2))
+}
+
+fn normal_density(z: f64) -> f64 {
+    (-0.5 * z * z).exp() / (2.0 * std::f64::consts::PI).sqrt()
+}

@@ -1,0 +1,1 @@
+//! The derived files, from a journal to the folder.

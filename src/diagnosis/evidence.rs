@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::measurement::{Measurement, OutcomeClass};
 use crate::slo::Verdict;
 use crate::space::Config;
@@ -20,7 +22,7 @@ pub struct Evidence<'a> {
 }
 
 /// What the space file and the config say.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Facts {
     /// How long a request waits for a connection of the pool, seconds.
     pub pool_timeout_s: Option<f64>,

@@ -582,6 +582,21 @@ fn codes_are_numbered_without_gaps_and_documented() {
     }
 }
 
+#[test]
+fn every_figure_that_is_asked_for_is_one_that_is_sampled() {
+    let sources = [include_str!("causes.rs"), include_str!("evidence.rs")];
+    let mut asked = 0;
+    for text in sources {
+        for call in ["figure(\"", "any(\""] {
+            for name in text.split(call).skip(1).filter_map(|rest| rest.split('"').next()) {
+                assert!(crate::telemetry::names::ALL.contains(&name), "no source gives `{name}`");
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 30, "only {asked} found: has the way of asking changed?");
+}
+
 /// Any figures, any counts.
 fn anything() -> impl Strategy<Value = Vec<Probe>> {
     let figure = (

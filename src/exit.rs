@@ -51,6 +51,7 @@ impl From<crate::store::StoreError> for ExitError {
             S::Unreadable(_) => DATA,
             S::Io(_) => IO,
             S::Locked(_) => LOCKED,
+            S::Conflict(_) => SOFTWARE,
         };
         Self::new(code, e.to_string())
     }

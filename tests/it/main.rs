@@ -11,6 +11,8 @@
 #![allow(unreachable_pub, clippy::float_cmp)]
 
 mod browser;
+mod diagnosis_recorded;
+mod diagnosis_stack;
 mod docker_kit;
 mod docker_real;
 mod load_basics;

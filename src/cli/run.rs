@@ -17,7 +17,7 @@ const QUICKSTART: &str = include_str!("../../experiments/quickstart.toml");
 
 /// Flags of the main job.
 #[derive(Debug, Clone, Args)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     /// The space file: what may change, what is sent, what counts as good.
     #[arg(long, value_name = "FILE", env = "AUTOTUNE_SPACE")]
     space: Option<PathBuf>,
@@ -27,7 +27,7 @@ pub struct RunArgs {
 
 /// Flags of `demo`.
 #[derive(Debug, Clone, Args)]
-pub struct DemoArgs {
+pub(super) struct DemoArgs {
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -62,7 +62,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The main job.
-pub async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
+pub(super) async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
     let Some(space) = &args.space else {
         return Err(ExitError::new(
             exit::USAGE,
@@ -75,7 +75,7 @@ pub async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
 }
 
 /// The main job on the built-in API.
-pub async fn demo(args: &DemoArgs, global: &Global) -> anyhow::Result<u8> {
+pub(super) async fn demo(args: &DemoArgs, global: &Global) -> anyhow::Result<u8> {
     let spec = spec::parse(
         QUICKSTART,
         "quickstart.toml",

@@ -66,7 +66,7 @@ fn rounds_are_complete_shuffled_and_begin_anywhere() {
         let mut names: Vec<String> = done
             .iter()
             .filter(|r| r.round == round)
-            .map(|r| r.config.key())
+            .map(|r| r.config.to_string())
             .collect();
         names.sort();
         assert_eq!(names, ["pool_size=0", "pool_size=1", "pool_size=2"]);

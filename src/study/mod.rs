@@ -236,7 +236,7 @@ impl Study<'_> {
         self.warn_once(self.facts.warnings.clone()).await;
         self.smoke().await?;
         Box::pin(self.search()).await?;
-        self.finals().await
+        Box::pin(self.finals()).await
     }
 
     async fn search(&mut self) -> Result<(), ExitError> {
@@ -250,7 +250,7 @@ impl Study<'_> {
                 &optimizer,
             ) {
                 Next::Trial { phase, config, round } => {
-                    self.trial(phase, config, round).await?;
+                    Box::pin(self.trial(phase, config, round)).await?;
                     self.baseline_must_work()?;
                 }
                 Next::SearchOver(why) => {
@@ -290,7 +290,7 @@ impl Study<'_> {
         self.sink.event(&Event::FinalsStarted(list));
         for _ in 0..MAX_TRIALS {
             match agenda::next_final(&self.spec.space, &self.limits(), &self.trials, self.clock()) {
-                Next::Trial { phase, config, round } => self.trial(phase, config, round).await?,
+                Next::Trial { phase, config, round } => Box::pin(self.trial(phase, config, round)).await?,
                 Next::Decided(decision) => {
                     let detail = serde_json::to_value(final_decision(&decision)).unwrap_or_default();
                     self.store.log(kinds::DECISION, &detail).await?;

@@ -24,6 +24,7 @@ use super::classify;
 use super::clock::{Clock, Timer, TimerSource, as_nanos};
 use super::endpoint::Endpoint;
 use super::health::Reading;
+use super::interval::Interval;
 use super::ledger::{End, Frame, Ledger};
 use super::link::{Broken, Link};
 use super::mix::{Mix, Pick, Picks};
@@ -77,12 +78,15 @@ pub(super) struct Order {
     pub(super) window: Duration,
     pub(super) drain: Duration,
     pub(super) seed: u64,
+    /// Whether histograms are wanted second by second.
+    pub(super) intervals: bool,
 }
 
 /// What the engine tells while it runs.
 #[derive(Debug)]
 pub(super) enum Event {
     Bin(Bin),
+    Interval(Interval),
     /// With the service time of the first answers, where there were enough.
     Done(Result<Box<(Measurement, Option<f64>)>, LoadError>),
 }
@@ -254,7 +258,11 @@ impl Core {
         let timeout = as_nanos(setup.timeout);
         let lanes = setup.endpoints.len().max(1);
         let longest_us = timeout.saturating_mul(2) / 1_000;
-        let ledger = Ledger::open(frame, lanes, longest_us).map_err(|e| io::Error::other(e.to_string()))?;
+        let mut ledger =
+            Ledger::open(frame, lanes, longest_us).map_err(|e| io::Error::other(e.to_string()))?;
+        if order.intervals {
+            ledger.keep_intervals();
+        }
         // What the timeout lets wait at this rate, twice over; beyond that the generator sheds and says so.
         let waiting = order.rate.get() * setup.timeout.as_secs_f64() * 2.0 + 1_000.0;
         Ok(Arc::new(Self {
@@ -666,11 +674,14 @@ async fn pace(
             }
             // With arrivals still to enter, a bin's figures are not complete yet.
             if next > now || next >= end {
-                while let Some(bin) = s.ledger.close_bin(now) {
-                    let _ = events.send(Event::Bin(bin));
-                }
+                tell(&mut s.ledger, now, events);
             }
-            wake = wake.min(s.ledger.next_close().unwrap_or(u64::MAX));
+            for close in [s.ledger.next_close(), s.ledger.next_interval()]
+                .into_iter()
+                .flatten()
+            {
+                wake = wake.min(close);
+            }
         }
         match stop.wanted() {
             Some(Wanted::All) => return Err(io::Error::other("stopped")),
@@ -693,7 +704,17 @@ async fn pace(
             }
         }
     }
-    finish(core, order, timer, stop, (before, reason)).await
+    finish(core, order, timer, stop, events, (before, reason)).await
+}
+
+/// Tells what is complete at `now`. When nobody listens any more, the stop is on its way.
+fn tell(ledger: &mut Ledger, now: u64, events: &UnboundedSender<Event>) {
+    while let Some(bin) = ledger.close_bin(now) {
+        let _ = events.send(Event::Bin(bin));
+    }
+    while let Some(interval) = ledger.take_interval(now) {
+        let _ = events.send(Event::Interval(interval));
+    }
 }
 
 /// Closes the window, drains, and closes the books.
@@ -702,6 +723,7 @@ async fn finish(
     order: Order,
     timer: &Timer,
     stop: &Stop,
+    events: &UnboundedSender<Event>,
     (before, reason): (Option<Reading>, Option<String>),
 ) -> io::Result<(Measurement, Option<f64>)> {
     let over = core.clock.now();
@@ -719,6 +741,7 @@ async fn finish(
             s.ledger.cut(over);
             core.give_up_waiting(s);
         }
+        tell(&mut s.ledger, over, events);
         s.draining = true;
         health.connections_opened = s.opened;
         health.cap_reached = s.cap_reached;

@@ -145,7 +145,7 @@ pub async fn run(args: &LoadArgs, json: bool, quiet: bool) -> anyhow::Result<u8>
         return serve_null(port, args.stall).await;
     }
     if args.calibrate {
-        let rows = calibrate(args.cpu).await.map_err(coded)?;
+        let rows = calibrate(args.cpu).await.map_err(|e| coded(&e))?;
         print(&if json {
             calibration_json(&rows)?
         } else {
@@ -157,13 +157,13 @@ pub async fn run(args: &LoadArgs, json: bool, quiet: bool) -> anyhow::Result<u8>
         return Ok(exit::USAGE);
     };
     let (spec, bases) = args.spec()?;
-    let generator = Generator::prepare(&spec, &bases, args.seed).map_err(coded)?;
-    generator.reach().await.map_err(coded)?;
+    let generator = Generator::prepare(&spec, &bases, args.seed).map_err(|e| coded(&e))?;
+    generator.reach().await.map_err(|e| coded(&e))?;
     let mut plan = ProbePlan::new(ProbePhase::Growth, rate, args.duration);
     plan.lead_in = args.lead_in;
     plan.drain = args.timeout + Duration::from_secs(1);
     let mut log = args.histogram.as_deref().map(HistogramLog::create).transpose()?;
-    let mut live = Live::new(quiet);
+    let live = Live::new(quiet);
     let mut watch = |bin: &Bin| {
         live.show(bin);
         ControlFlow::Continue(())
@@ -175,7 +175,7 @@ pub async fn run(args: &LoadArgs, json: bool, quiet: bool) -> anyhow::Result<u8>
         write.as_mut().map(|w| w as &mut (dyn FnMut(&Interval) + Send)),
     );
     let measured = tokio::select! {
-        m = drive => m.map_err(coded)?,
+        m = drive => m.map_err(|e| coded(&e))?,
         _ = tokio::signal::ctrl_c() => return Ok(130),
     };
     live.end();
@@ -273,8 +273,8 @@ fn read_body(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// With the exit code of what went wrong.
-fn coded(e: LoadError) -> anyhow::Error {
-    let code = match &e {
+fn coded(e: &LoadError) -> anyhow::Error {
+    let code = match e {
         LoadError::Url { .. } | LoadError::Request(_) | LoadError::Cpu { .. } => exit::USAGE,
         LoadError::Resolve { .. } | LoadError::Unreachable { .. } => exit::UNAVAILABLE,
         LoadError::Remote { .. } => exit::PERMISSION,
@@ -453,44 +453,48 @@ fn measurement_json(m: &Measurement, reasons: &[String]) -> anyhow::Result<Strin
 }
 
 fn table(args: &LoadArgs, m: &Measurement, reasons: &[String]) -> String {
-    let mut out = String::new();
     let spacing = match args.arrivals {
         Spacing::Uniform => "evenly spaced",
         Spacing::Poisson => "Poisson arrivals",
     };
     let window = show_duration(Duration::from_secs_f64(m.window_s));
-    // Writing to a String cannot fail.
-    let mut line = |text: String| drop(writeln!(out, "{text}"));
-    line(format!(
-        "{} {}, {} for {window}, {spacing}\n",
-        args.method,
-        args.url.join(", "),
-        m.offered
-    ));
-    line(format!(
-        "  offered    {:>10.1} rps   {} scheduled",
-        m.offered.get(),
-        m.scheduled
-    ));
-    line(format!(
-        "  achieved   {:>10.1} rps   {} sent",
-        m.achieved_rps(),
-        m.sent
-    ));
-    line(format!(
-        "  goodput    {:>10.1} rps   {} good, loss {:.2} %",
-        m.goodput_rps(),
-        m.good,
-        m.loss() * 100.0
-    ));
-    line(format!(
-        "  in flight  {:>10} at the end, {} after the drain\n",
-        m.in_flight_end, m.in_flight_after_drain
-    ));
-    line(format!(
-        "  {:<10}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}",
-        "ms", "mean", "p50", "p90", "p95", "p99", "p99.9", "max"
-    ));
+    [
+        format!(
+            "{} {}, {} for {window}, {spacing}\n",
+            args.method,
+            args.url.join(", "),
+            m.offered
+        ),
+        format!(
+            "  offered    {:>10.1} rps   {} scheduled",
+            m.offered.get(),
+            m.scheduled
+        ),
+        format!("  achieved   {:>10.1} rps   {} sent", m.achieved_rps(), m.sent),
+        format!(
+            "  goodput    {:>10.1} rps   {} good, loss {:.2} %",
+            m.goodput_rps(),
+            m.good,
+            m.loss() * 100.0
+        ),
+        format!(
+            "  in flight  {:>10} at the end, {} after the drain\n",
+            m.in_flight_end, m.in_flight_after_drain
+        ),
+        quantile_rows(m),
+        outcome_rows(m),
+        generator_row(m, reasons),
+    ]
+    .join("\n")
+}
+
+fn quantile_rows(m: &Measurement) -> String {
+    let names = ["mean", "p50", "p90", "p95", "p99", "p99.9", "max"];
+    let mut out = format!(
+        "  {:<10}{}\n",
+        "ms",
+        names.iter().map(|n| format!("{n:>9}")).collect::<String>()
+    );
     for (name, q, what) in [
         ("latency", &m.latency_ms, "from the scheduled time"),
         ("service", &m.service_ms, "from the send"),
@@ -498,8 +502,13 @@ fn table(args: &LoadArgs, m: &Measurement, reasons: &[String]) -> String {
     ] {
         let values = [q.mean, q.p50, q.p90, q.p95, q.p99, q.p999, q.max];
         let cells: String = values.iter().map(|v| format!("{v:>9.2}")).collect();
-        line(format!("  {name:<10}{cells}   {what}"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "  {name:<10}{cells}   {what}");
     }
+    out
+}
+
+fn outcome_rows(m: &Measurement) -> String {
     let list = |items: Vec<String>| {
         if items.is_empty() {
             "none".to_owned()
@@ -507,38 +516,32 @@ fn table(args: &LoadArgs, m: &Measurement, reasons: &[String]) -> String {
             items.join(", ")
         }
     };
-    line(String::new());
-    line(format!(
-        "  not good   {}",
-        list(
-            m.errors
-                .iter()
-                .map(|(c, n)| format!("{} {n}", c.name()))
-                .collect()
-        )
-    ));
-    line(format!(
-        "  statuses   {}",
-        list(m.statuses.iter().map(|(s, n)| format!("{s}: {n}")).collect())
-    ));
+    let classes = list(
+        m.errors
+            .iter()
+            .map(|(c, n)| format!("{} {n}", c.name()))
+            .collect(),
+    );
+    let statuses = list(m.statuses.iter().map(|(s, n)| format!("{s}: {n}")).collect());
+    let mut out = format!("  not good   {classes}\n  statuses   {statuses}");
     if m.by_endpoint.len() > 1 {
-        line(format!(
-            "  endpoints  {}",
-            list(m.by_endpoint.iter().map(|(e, n)| format!("{e}: {n}")).collect())
-        ));
+        let endpoints = list(m.by_endpoint.iter().map(|(e, n)| format!("{e}: {n}")).collect());
+        let _ = write!(out, "\n  endpoints  {endpoints}");
     }
-    let g = &m.generator;
+    out
+}
+
+fn generator_row(m: &Measurement, reasons: &[String]) -> String {
     let verdict = match reasons {
         [] => "kept up".to_owned(),
         _ => format!("LIMITED THIS PROBE: {}", reasons.join("; ")),
     };
-    line(format!(
+    let g = &m.generator;
+    format!(
         "  generator  {verdict} ({:.0} % of a core, {} connections opened)",
         g.cpu_ratio * 100.0,
         g.connections_opened
-    ));
-    out.truncate(out.trim_end().len());
-    out
+    )
 }
 
 fn calibration_json(rows: &[CalibrationRow]) -> anyhow::Result<String> {
@@ -558,7 +561,7 @@ fn calibration_table(rows: &[CalibrationRow]) -> String {
     for r in rows {
         let lag = &r.send_lag_ms;
         // Writing to a String cannot fail.
-        drop(writeln!(
+        let _ = writeln!(
             out,
             "{:>11.0}{:>12.0}{:>7.0} %{:>14.1}{:>14.3}{:>14.3}   {}",
             r.offered_rps,
@@ -568,7 +571,7 @@ fn calibration_table(rows: &[CalibrationRow]) -> String {
             lag.p50,
             lag.p99,
             r.reasons.join("; ")
-        ));
+        );
     }
     out.truncate(out.trim_end().len());
     out

@@ -5,11 +5,12 @@
 //! generator also measures itself, and [`generator_verdict`](crate::measurement::generator_verdict) says when a
 //! probe tells more about it than about the service.
 //!
-//! Reading order: `schedule` (when), `mix` (what), `engine` (one probe), `link` (one connection), `classify` (how it ended),
+//! Reading order: `schedule` (when), `mix` (what), `engine` (one probe), `pool` and `carrier` (its connections), `link` (HTTP on one), `classify` (how it ended),
 //! `ledger` (the counts), `clock` and `health` (this machine), `null` and `calibrate` (what the machine can drive). Deliberately not here: whether a rate is sustainable, which
 //! rate comes next, retries of failed requests, redirects, cookies, HTTP/2.
 
 mod calibrate;
+mod carrier;
 mod classify;
 mod clock;
 mod endpoint;
@@ -20,6 +21,7 @@ mod ledger;
 mod link;
 mod mix;
 mod null;
+mod pool;
 pub mod schedule;
 
 use std::net::IpAddr;
@@ -33,11 +35,12 @@ use crate::measurement::{Bin, Measurement, OutcomeClass};
 use crate::spec::LoadSpec;
 pub use calibrate::{CalibrationRow, calibrate};
 use endpoint::Endpoint;
-use engine::{Event, Order, Setup, Stop};
+use engine::{Event, Order, Stop};
 pub use interval::Interval;
 use link::Link;
 use mix::{Mix, Pick, Picks};
 pub use null::{NullOptions, NullServer};
+use pool::Setup;
 
 /// Longest wait for a connection before the first probe.
 const REACH: Duration = Duration::from_secs(5);
@@ -160,7 +163,7 @@ impl Generator {
             .map(|u| Endpoint::open(u, &spec.allow_remote))
             .collect::<Result<Vec<_>, _>>()?;
         let tls = match endpoints.iter().any(|e| e.tls) {
-            true => Some(engine::tls_connector()?),
+            true => Some(link::tls_connector()?),
             false => None,
         };
         Ok(Self {
@@ -335,7 +338,7 @@ impl Generator {
                 match result {
                     Ok((bytes, text)) => {
                         row.bytes = bytes;
-                        row.body = engine::shown_text(&text, SAMPLE_TEXT);
+                        row.body = shown_text(&text, SAMPLE_TEXT);
                     }
                     Err(why) => row.error = Some(why),
                 }
@@ -378,4 +381,21 @@ fn raise_descriptors(connections: u32) {
     }
     #[cfg(not(unix))]
     let _ = connections;
+}
+
+/// Bytes of an answer as one line for people: control characters escaped, bounded.
+fn shown_text(bytes: &[u8], most: usize) -> String {
+    let text = String::from_utf8_lossy(bytes.get(..most.min(bytes.len())).unwrap_or_default());
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || c == char::REPLACEMENT_CHARACTER {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    if classify::contains(bytes, b"\n") || bytes.len() > most {
+        out.push('…');
+    }
+    out
 }

@@ -61,8 +61,7 @@ async fn arrivals_leave_evenly() {
         )
         .await;
         let (requests, cv) = server.seen();
-        assert_eq!(requests, 500);
-        assert_eq!(m.sent, 500);
+        assert_eq!((m.scheduled, requests), (500, 500), "{m:?}");
         if m.generator.send_lag_ms.p99 < 0.1 && m.generator.send_lag_ms.max < 0.3 {
             assert!(
                 cv < 0.35,
@@ -107,9 +106,9 @@ fn a_starved_generator_says_so() {
             })
         })
         .collect();
-    // The engine's thread inherits this thread's priority: against the hogs it has a twentieth of the CPU.
+    // The engine's thread inherits this thread's priority: against the hogs it has a seventh of the CPU.
     let limited = std::thread::spawn(move || {
-        rustix::process::nice(10).unwrap();
+        rustix::process::nice(5).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -142,7 +141,7 @@ async fn starved_runs(cpu: usize) -> Vec<Measurement> {
     let generator = Generator::prepare(&spec, &[server.url()], 1).unwrap();
     let mut all = Vec::new();
     for _ in 0..20 {
-        let mut p = plan(2_000.0, Duration::from_millis(250));
+        let mut p = plan(4_000.0, Duration::from_millis(150));
         p.drain = Duration::from_millis(100);
         all.push(
             generator

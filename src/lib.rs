@@ -36,3 +36,7 @@ pub mod sut;
 pub mod telemetry;
 pub mod trial;
 pub mod units;
+
+// TEMPORARY until the command line is wired.
+#[path = "cli/load.rs"]
+pub mod cli_load;

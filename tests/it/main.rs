@@ -10,8 +10,10 @@
 )]
 #![allow(unreachable_pub, clippy::float_cmp)]
 
+mod docker_faults;
 mod docker_kit;
 mod docker_real;
+mod fake_engine;
 mod report;
 mod store;
 mod synthetic;

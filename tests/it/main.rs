@@ -14,6 +14,7 @@ mod docker_faults;
 mod docker_kit;
 mod docker_real;
 mod fake_engine;
+mod process_sut;
 mod report;
 mod store;
 mod synthetic;

@@ -84,10 +84,10 @@ impl Lock {
         Self::take(file, &path, holder).await
     }
 
-    /// The lock of a results folder, which is made where it is missing.
+    /// The lock of a results folder. It lies beside the folder, which `--fresh` moves away.
     pub async fn results(folder: &Path, holder: &Holder) -> Result<Self, SutError> {
-        let path = folder.join("lock");
-        let file = private_file(folder, &path).map_err(|e| unwritable(&path, &e))?;
+        let path = results_path(folder);
+        let file = private_file(&path).map_err(|e| unwritable(&path, &e))?;
         Self::take(file, &path, holder).await
     }
 
@@ -142,11 +142,13 @@ fn unwritable(path: &Path, e: &std::io::Error) -> SutError {
     }
 }
 
-fn private_file(folder: &Path, path: &Path) -> std::io::Result<File> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
+fn private_file(path: &Path) -> std::io::Result<File> {
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)?;
+    }
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -189,24 +191,32 @@ pub fn container_key(short_id: &str) -> String {
     format!("container-{short_id}")
 }
 
-/// Where a results folder's lock lies.
+/// Where a results folder's lock lies: `.NAME.lock` beside it.
 #[must_use]
 pub fn results_path(folder: &Path) -> PathBuf {
-    folder.join("lock")
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!(".{name}.lock"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_lock_stays_when_the_folder_is_moved_away() {
+        assert_eq!(results_path(Path::new("results/smoke/")), Path::new("results/.smoke.lock"));
+        assert_eq!(results_path(Path::new("smoke")), Path::new(".smoke.lock"));
+    }
+
     #[tokio::test]
     async fn the_second_is_told_who_the_first_is_and_gets_in_when_it_ends() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = Lock::results(folder.path(), &Holder::this("run-1", "results/x", false))
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("study");
+        let first = Lock::results(&folder, &Holder::this("run-1", "results/x", false))
             .await
             .unwrap();
         let wanted = Holder::this("run-2", "results/x", false);
-        let e = Lock::results(folder.path(), &wanted).await.unwrap_err();
+        let e = Lock::results(&folder, &wanted).await.unwrap_err();
         let SutError::Refused { exit, message } = e else {
             panic!("{e:?}")
         };
@@ -216,28 +226,30 @@ mod tests {
             "{message}"
         );
         drop(first);
-        Lock::results(folder.path(), &wanted).await.unwrap();
+        Lock::results(&folder, &wanted).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_shared_file_keeps_the_lock() {
-        let folder = tempfile::tempdir().unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("study");
         let holder = Holder::this("r", "x", false);
-        let lock = Lock::results(folder.path(), &holder).await.unwrap();
+        let lock = Lock::results(&folder, &holder).await.unwrap();
         let heir = lock.share().unwrap();
         drop(lock);
-        assert!(Lock::results(folder.path(), &holder).await.is_err());
+        assert!(Lock::results(&folder, &holder).await.is_err());
         drop(heir);
-        assert!(Lock::results(folder.path(), &holder).await.is_ok());
+        assert!(Lock::results(&folder, &holder).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_guardian_is_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let lock = Lock::results(folder.path(), &Holder::this("r", "x", true))
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("study");
+        let lock = Lock::results(&folder, &Holder::this("r", "x", true))
             .await
             .unwrap();
-        let path = folder.path().to_owned();
+        let path = folder.clone();
         let second = tokio::spawn(async move { Lock::results(&path, &Holder::this("s", "x", false)).await });
         // longer than the patience with anybody else
         tokio::time::sleep(PATIENCE + Duration::from_millis(500)).await;

@@ -94,8 +94,8 @@ pub enum Health {
     Failed(Failure, String),
     /// Could not be asked: an infrastructure fault.
     Unknown(String),
-    /// Somebody changed or took away what this run works on: the run ends with this exit code. Says what to do.
-    Refused(u8, String),
+    /// Somebody changed or took away what this run works on: the run ends, exit 69. Says what to do.
+    Foreign(String),
 }
 
 /// What somebody outside of this process must know to clean up when it is killed.

@@ -148,7 +148,7 @@ async fn a_restarted_daemon_is_an_infrastructure_fault_and_not_an_oom() {
     fake.stop();
     let away = sut.health().await;
     assert!(
-        matches!(&away, Health::Unknown(_) | Health::Refused(69, _)),
+        matches!(&away, Health::Unknown(_) | Health::Foreign(_)),
         "{away:?}"
     );
     fake.start_again();
@@ -199,6 +199,14 @@ async fn a_foreign_container_under_the_name_is_never_removed() {
         fake.container(&id).unwrap().running,
         "the service itself is up again"
     );
+}
+
+/// A study's folder: its lock lies beside it.
+pub(crate) fn study_folder() -> (tempfile::TempDir, std::path::PathBuf) {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("study");
+    std::fs::create_dir(&folder).unwrap();
+    (home, folder)
 }
 
 /// The re-executed test binary: `AUTOTUNE_IT_ROLE` says as what. As an ordinary test it does nothing.
@@ -276,7 +284,7 @@ fn start_tool(host: &str, results: &Path) -> Child {
 async fn killed_at(n: u64, after: bool) -> Option<Duration> {
     let fake = FakeEngine::start();
     let id = fake.add("web", json!({}), true);
-    let results = tempfile::tempdir().unwrap();
+    let (_home, results) = study_folder();
     let pid = Arc::new(AtomicU64::new(0));
     fake.plan(
         n,
@@ -285,7 +293,7 @@ async fn killed_at(n: u64, after: bool) -> Option<Duration> {
             after,
         },
     );
-    let child = start_tool(&fake.host, results.path());
+    let child = start_tool(&fake.host, &results);
     pid.store(u64::from(child.id()), Ordering::SeqCst);
     let status = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
         .await
@@ -303,10 +311,10 @@ async fn killed_at(n: u64, after: bool) -> Option<Duration> {
     let mut last = None;
     let back = eventually(async || {
         last = fake.violation(&id, "web", true);
-        last.is_none() && is_free(results.path()).await
+        last.is_none() && is_free(&results).await
     })
     .await;
-    let log = std::fs::read_to_string(results.path().join("guardian.log")).unwrap_or_default();
+    let log = std::fs::read_to_string(results.join("guardian.log")).unwrap_or_default();
     assert!(
         back,
         "kill at {n} (after: {after}): {last:?}\n{log}{:?}",
@@ -317,7 +325,7 @@ async fn killed_at(n: u64, after: bool) -> Option<Duration> {
         None,
         "and it stays: {n} (after: {after})"
     );
-    for entry in std::fs::read_dir(results.path()).unwrap() {
+    for entry in std::fs::read_dir(&results).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         assert!(!text.contains(CANARY), "{text}");
     }
@@ -326,7 +334,7 @@ async fn killed_at(n: u64, after: bool) -> Option<Duration> {
 
 /// The guardian has ended: nobody holds the results folder.
 async fn is_free(results: &Path) -> bool {
-    let file = std::fs::File::open(results.join("lock")).unwrap();
+    let file = std::fs::File::open(autotune::lock::results_path(results)).unwrap();
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
@@ -364,22 +372,22 @@ async fn killed_at_any_call_the_guardian_gives_the_container_back() {
 async fn the_guardian_waits_for_a_daemon_that_is_away() {
     let mut fake = FakeEngine::start();
     let id = fake.add("web", json!({}), true);
-    let results = tempfile::tempdir().unwrap();
-    let mut child = start_tool(&fake.host, results.path());
+    let (_home, results) = study_folder();
+    let mut child = start_tool(&fake.host, &results);
     // as soon as a trial is there
     let parked = eventually(async || fake.containers().len() > 1).await;
     assert!(parked);
     fake.stop();
     child.kill().unwrap();
     child.wait().unwrap();
-    let log = results.path().join("guardian.log");
+    let log = results.join("guardian.log");
     let waiting =
         eventually(async || std::fs::read_to_string(&log).is_ok_and(|t| t.contains("waiting for docker")))
             .await;
     assert!(waiting, "{:?}", std::fs::read_to_string(&log));
     // the next run is told who is at it
     let own = launcher();
-    let second = Guardian::spawn_with(&own, results.path(), "run-2");
+    let second = Guardian::spawn_with(&own, &results, "run-2");
     let waits = tokio::time::timeout(Duration::from_secs(2), second).await;
     assert!(waits.is_err(), "it waits for the guardian");
     fake.start_again();
@@ -388,11 +396,11 @@ async fn the_guardian_waits_for_a_daemon_that_is_away() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_run_in_the_same_folder_is_told_about_the_first() {
-    let results = tempfile::tempdir().unwrap();
-    let first = Guardian::spawn_with(&launcher(), results.path(), "run-1")
+    let (_home, results) = study_folder();
+    let first = Guardian::spawn_with(&launcher(), &results, "run-1")
         .await
         .unwrap();
-    let second = Guardian::spawn_with(&launcher(), results.path(), "run-2").await;
+    let second = Guardian::spawn_with(&launcher(), &results, "run-2").await;
     let Err(SutError::Refused { exit: 75, message }) = second else {
         panic!("{second:?}")
     };
@@ -401,7 +409,7 @@ async fn a_second_run_in_the_same_folder_is_told_about_the_first() {
         "{message}"
     );
     first.done();
-    Guardian::spawn_with(&launcher(), results.path(), "run-3")
+    Guardian::spawn_with(&launcher(), &results, "run-3")
         .await
         .unwrap()
         .done();

@@ -317,7 +317,7 @@ async fn what_others_do_to_the_trial_stops_the_run() {
     assert!(
         eventually(async || {
             last = sut.health().await;
-            matches!(last, Health::Refused(69, _))
+            matches!(last, Health::Foreign(_))
         })
         .await,
         "{last:?}"
@@ -333,7 +333,7 @@ async fn what_others_do_to_the_trial_stops_the_run() {
     assert!(
         eventually(async || {
             last = sut.health().await;
-            matches!(&last, Health::Refused(69, m) if m.contains("docker compose -p"))
+            matches!(&last, Health::Foreign(m) if m.contains("docker compose -p"))
         })
         .await,
         "{last:?}"

@@ -10,11 +10,21 @@
 )]
 #![allow(unreachable_pub, clippy::float_cmp)]
 
+mod browser;
+mod diagnosis_recorded;
+mod diagnosis_stack;
 mod docker_faults;
 mod docker_kit;
 mod docker_real;
 mod fake_engine;
+mod load_basics;
+mod load_server;
+mod page;
+mod process_study;
 mod process_sut;
 mod report;
+mod stack_study;
 mod store;
+mod support;
 mod synthetic;
+mod tidy;

@@ -231,8 +231,8 @@ async fn what_cannot_work_is_refused_before_anything_starts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_done_the_guardian_ends_the_process_group() {
-    let results = tempfile::tempdir().unwrap();
-    let guardian = Guardian::spawn_with(&crate::docker_faults::launcher(), results.path(), "run-p")
+    let (_home, results) = crate::docker_faults::study_folder();
+    let guardian = Guardian::spawn_with(&crate::docker_faults::launcher(), &results, "run-p")
         .await
         .unwrap();
     let mut sut = process(LONG);

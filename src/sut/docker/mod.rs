@@ -555,7 +555,7 @@ impl Sut for DockerSut {
         match self.look().await {
             Ok(_) => Health::Running,
             Err(SutError::Config { failure, detail }) => Health::Failed(failure, detail),
-            Err(SutError::Refused { exit, message }) => Health::Refused(exit, message),
+            Err(SutError::Refused { exit: 69, message }) => Health::Foreign(message),
             Err(e) => Health::Unknown(e.to_string()),
         }
     }

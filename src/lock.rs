@@ -204,7 +204,10 @@ mod tests {
 
     #[test]
     fn the_lock_stays_when_the_folder_is_moved_away() {
-        assert_eq!(results_path(Path::new("results/smoke/")), Path::new("results/.smoke.lock"));
+        assert_eq!(
+            results_path(Path::new("results/smoke/")),
+            Path::new("results/.smoke.lock")
+        );
         assert_eq!(results_path(Path::new("smoke")), Path::new(".smoke.lock"));
     }
 

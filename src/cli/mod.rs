@@ -4,6 +4,7 @@
 
 mod restore;
 mod run;
+pub mod schema;
 mod signals;
 
 use std::io::Write;
@@ -130,6 +131,3 @@ fn init_tracing() {
     // A second call (tests) finds a subscriber: that one stays.
     drop(subscriber.try_init());
 }
-//! The command line: one short module a command.
-
-pub mod schema;

@@ -16,18 +16,26 @@ use crate::sut::docker::parking::{self, Filter, Parked, Restored};
 
 /// Flags of `restore`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  autotune restore          everything that a run left parked on this engine\n\n\
-              What a living run works on is left alone (exit 75). Running it again changes nothing.")]
-pub struct RestoreArgs {
+#[command(
+    after_help = "Example:\n  autotune restore          everything that a run left parked on this engine\n\n\
+              What a living run works on is left alone (exit 75). Running it again changes nothing."
+)]
+pub(super) struct RestoreArgs {
     /// Only the container of this space file.
     #[arg(long, value_name = "FILE", env = "AUTOTUNE_SPACE")]
     space: Option<PathBuf>,
 }
 
 /// Gives back what is parked and nobody works on.
-pub async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u8> {
-    let engine = Engine::from_env().map_err(SutError::from).map_err(ExitError::from)?;
-    let all = engine.list().await.map_err(SutError::from).map_err(ExitError::from)?;
+pub(super) async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u8> {
+    let engine = Engine::from_env()
+        .map_err(SutError::from)
+        .map_err(ExitError::from)?;
+    let all = engine
+        .list()
+        .await
+        .map_err(SutError::from)
+        .map_err(ExitError::from)?;
     let filter = match &args.space {
         None => Filter::All,
         Some(path) => {

@@ -16,6 +16,7 @@ use crate::agenda::{self, Clock, Limits, Next};
 use crate::event::{Event, Sink};
 use crate::exit::{self, ExitError};
 use crate::finals::{Decision, FinalVerdict};
+use crate::guardian::Guardian;
 use crate::optimizer;
 use crate::report::FinalDecision;
 use crate::spec::{Objective, StudySpec};
@@ -132,14 +133,11 @@ pub async fn run(
         faults_in_a_row: 0,
         warned: BTreeSet::new(),
     };
-    let outcome = study.search_and_decide().await;
-    let end = study.finish(outcome).await;
+    let outcome = Box::pin(study.search_and_decide()).await;
+    let end = Box::pin(study.finish(outcome)).await;
     // Without "done" the guardian goes on trying to give the container back.
     if let Some(g) = guardian
-        && end
-            .as_ref()
-            .err()
-            .is_none_or(|e| e.code != exit::RESTORE_FAILED)
+        && end.as_ref().err().is_none_or(|e| e.code != exit::RESTORE_FAILED)
     {
         g.done();
     }
@@ -253,7 +251,7 @@ impl Study<'_> {
         self.record_environment().await?;
         self.warn_once(self.facts.warnings.clone()).await;
         self.smoke().await?;
-        self.search().await?;
+        Box::pin(self.search()).await?;
         self.finals().await
     }
 

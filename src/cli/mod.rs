@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, progress and errors to stderr; the exit codes are those of `exit`.
 
+mod restore;
 mod run;
 pub mod schema;
 mod signals;
@@ -50,6 +51,11 @@ enum Command {
     Run(run::RunArgs),
     /// The same job on the built-in demo API and SQLite: needs nothing, takes about three minutes.
     Demo(run::DemoArgs),
+    /// Give parked containers back, after a reboot or when everything was killed; running it again changes nothing.
+    Restore(restore::RestoreArgs),
+    /// Waits beside a run and gives its container back when the run is killed.
+    #[command(hide = true)]
+    Guardian,
     /// The demo's API itself; its limits are environment variables.
     #[command(hide = true)]
     DemoApi,
@@ -81,6 +87,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             match command {
                 Command::Run(args) => Box::pin(run::run(&args, &global)).await,
                 Command::Demo(args) => Box::pin(run::demo(&args, &global)).await,
+                Command::Restore(args) => restore::run(&args, &global).await,
+                Command::Guardian => Ok(crate::guardian::run_child().await),
                 Command::DemoApi => Ok(exit::OK),
             }
         }),

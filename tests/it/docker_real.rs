@@ -25,7 +25,6 @@ async fn a_container_is_parked_tried_and_given_back() {
     assert_eq!(facts.today["pool_size"], Value::Int(2));
     assert_eq!(facts.today["memory"], Value::Int(512));
     assert!(!facts.today.contains_key("cpus"));
-    assert_eq!(facts.lock_keys, [format!("container-{}", &id[..12])]);
     assert!(facts.identity.starts_with("sha256:"));
     assert!(facts.secrets.iter().any(|s| s.expose() == CANARY));
     kit.assert_given_back(&id, &name, true, "preflight changes nothing")
@@ -113,7 +112,15 @@ async fn a_container_that_was_stopped_stays_stopped() {
     let target = DockerRef::Container(kit.name("plain"));
     let mut sut = kit.sut_of(&kit.spec(target.clone()), &target, kit.engine.clone());
     sut.deploy(1, &parameters(), &config(3, "ok")).await.unwrap();
+    let mut early = kit.sut_of(&kit.spec(target.clone()), &target, kit.engine.clone());
+    let error = early.preflight(&parameters()).await.unwrap_err();
+    assert!(
+        matches!(&error, SutError::Refused { exit: 75, message }
+            if message.contains(&kit.prefix) && message.contains(&kit.name("plain"))),
+        "{error:?}"
+    );
     // as after a crash of the tool: another instance, by the same name
+    drop(sut);
     let mut second = kit.sut_of(&kit.spec(target.clone()), &target, kit.engine.clone());
     let facts = second.preflight(&parameters()).await.unwrap();
     assert!(facts.lines.iter().any(|l| l.contains("parked")), "{facts:?}");

@@ -13,14 +13,17 @@
 mod browser;
 mod diagnosis_recorded;
 mod diagnosis_stack;
+mod docker_faults;
 mod docker_kit;
 mod docker_real;
+mod fake_engine;
 mod load_answers;
 mod load_basics;
 mod load_schedule;
 mod load_server;
 mod page;
 mod process_study;
+mod process_sut;
 mod report;
 mod stack_study;
 mod store;

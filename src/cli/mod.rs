@@ -4,6 +4,8 @@
 
 mod restore;
 mod run;
+pub mod check;
+pub mod completions;
 pub mod schema;
 mod signals;
 

@@ -171,7 +171,7 @@ fn a_large_space_is_estimated_within_its_interval() {
             low: 1,
             high: 1_000,
             step: 1,
-            log: false,
+            log: true,
         },
         baseline: Value::Int(1),
         binding: Binding::Unbound,

@@ -121,9 +121,7 @@ impl<'a> Ctx<'a> {
                 );
                 return None;
             }
-            if !value.is_empty() {
-                self.secrets.borrow_mut().push(Secret::new(value.clone()));
-            }
+            self.keep_secret(&value);
             out.push_str(&value);
             read = true;
             rest = &after[name.len() + 1..];
@@ -132,9 +130,10 @@ impl<'a> Ctx<'a> {
         Some((out, read))
     }
 
-    /// Marks a value as secret: for redaction.
+    /// Marks a value as secret, for redaction: not numbers and not shorter than four bytes, which would blank half
+    /// of every log.
     pub(crate) fn keep_secret(&self, value: &str) {
-        if !value.is_empty() {
+        if value.len() >= 4 && value.parse::<f64>().is_err() {
             self.secrets.borrow_mut().push(Secret::new(value));
         }
     }
@@ -171,4 +170,23 @@ pub(crate) fn is_env_name(name: &str) -> bool {
         .next()
         .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     first && name.len() <= 256 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Whether a name sounds like that of a password, key or token: its value is taken out of logs. Values such as
+/// "warning" or "application/json" under harmless names are not shown either, but stay where others print them.
+pub(crate) fn sounds_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let words = [
+        "pass",
+        "pwd",
+        "secret",
+        "token",
+        "auth",
+        "key",
+        "dsn",
+        "url",
+        "credential",
+        "cookie",
+    ];
+    words.iter().any(|w| name.contains(w))
 }

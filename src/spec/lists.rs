@@ -3,7 +3,7 @@
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::context::{Span, Text, show};
+use super::context::{Span, Text, show, sounds_secret};
 use super::keys::{Key, Ty};
 use super::reader::{Found, Node};
 use crate::space::Value;
@@ -110,7 +110,7 @@ impl<'a> Node<'a> {
             let value = found.value.to_string();
             self.ctx
                 .note(&format!("{}.{}", self.at(name), k.get_ref()), found.raw);
-            if !found.from_env && matches!(key.ty, Ty::Env | Ty::Headers) && value.len() >= 8 {
+            if !found.from_env && sounds_secret(k.get_ref()) {
                 self.ctx.keep_secret(&value);
             }
             let plain = Text {

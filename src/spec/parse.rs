@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::common::is_folder_name;
-use super::context::{Ctx, Finished, Span};
+use super::context::{Ctx, Finished, Span, sounds_secret};
 use super::errors::Source;
 use super::expressions::{connections, constraints, try_out};
 use super::keys::MAX_FILE;
@@ -96,21 +96,8 @@ fn secretive_line(text: &str, span: &Span) -> Span {
     let rest = text.get(start..).unwrap_or("");
     let end = start + rest.find('\n').unwrap_or(rest.len());
     let line = text.get(start..end).unwrap_or("").to_ascii_lowercase();
-    let words = [
-        "pass",
-        "secret",
-        "token",
-        "auth",
-        "key",
-        "dsn",
-        "_url",
-        "credential",
-        "postgres",
-        "redis",
-        "cookie",
-        "://",
-    ];
-    if !words.iter().any(|w| line.contains(w)) {
+    let others = ["postgres", "redis", "://"];
+    if !sounds_secret(&line) && !others.iter().any(|w| line.contains(w)) {
         return 0..0;
     }
     line.find('=').map_or(start..end, |i| start + i + 1..end)

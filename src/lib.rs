@@ -6,9 +6,14 @@
 //! 2. [`measurement`], [`slo`], [`trial`]: what was measured.
 //! 3. [`capacity`], [`optimizer`], [`finals`], [`smoke`], [`diagnosis`], [`noise`], [`report`]: decisions and renderings, pure functions of it.
 //! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`guardian`]: effects, each owning one outside thing.
-//! 5. [`probing`], `study`, [`event`]: the drivers that call them.
+//! 5. [`probing`], `study`, [`event`], [`serve`]: the drivers that call them.
 
 pub mod capacity;
+pub mod cli {
+    //! The command line.
+    pub mod report;
+    pub mod serve;
+}
 pub mod console;
 pub mod demo_api;
 pub mod diagnosis;
@@ -24,6 +29,7 @@ pub mod optimizer;
 pub mod probing;
 pub mod report;
 pub mod results;
+pub mod serve;
 pub mod slo;
 pub mod smoke;
 pub mod space;

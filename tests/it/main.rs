@@ -10,6 +10,8 @@
 #![allow(unreachable_pub, clippy::float_cmp)]
 
 mod browser;
+mod exports;
+mod live;
 mod page;
 mod report;
 mod store;

@@ -281,6 +281,15 @@ impl Synthetic {
         self.finals(journal, &mut rng, &baseline, best).await;
     }
 
+    /// One more measured trial of a study under way.
+    pub async fn one_more(self, journal: &impl Journal) {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed + 1);
+        let mut config = space().baseline();
+        config.set("pool_size", Value::Int(11));
+        self.trial(journal, &mut rng, TrialPhase::Search, &config, None)
+            .await;
+    }
+
     /// Random at first, then near the best: the shape of a model's search.
     fn pick(self, space: &Space, rng: &mut ChaCha8Rng, best: &[(f64, Config)], n: u32) -> Config {
         for _ in 0..1_000 {

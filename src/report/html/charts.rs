@@ -459,7 +459,7 @@ fn heat_maps(s: &Summary<'_>, order: &[usize]) -> String {
         "Two parameters at a time",
         note,
         &format!("{picker}{maps}"),
-        "heat",
+        "heats",
     )
 }
 

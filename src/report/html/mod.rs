@@ -52,14 +52,14 @@ pub fn report_html(s: &Summary<'_>, page: Page) -> Vec<u8> {
          <main id=main>{}</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
         base64(&Sha256::digest(SCRIPT.as_bytes())),
         esc(&s.meta.name, 120),
-        main_html(s)
+        main_html(s, page)
     );
     out.into_bytes()
 }
 
 /// What is inside `<main>`: a live page swaps it for a newer one.
 #[must_use]
-pub fn main_html(s: &Summary<'_>) -> String {
+pub fn main_html(s: &Summary<'_>, page: Page) -> String {
     let parts = [
         sections::verdict(s),
         sections::configs(s),
@@ -76,6 +76,7 @@ pub fn main_html(s: &Summary<'_>) -> String {
         sections::trial_table(s),
         sections::warnings(s),
         sections::about(s),
+        downloads(page),
         // A data block; `<` is escaped so that nothing in it can end it.
         format!(
             "<script type=application/json id=curves>{}</script>",
@@ -83,6 +84,16 @@ pub fn main_html(s: &Summary<'_>) -> String {
         ),
     ];
     parts.concat()
+}
+
+/// The journal's data to take away; beside a file they lie in the same folder.
+fn downloads(page: Page) -> String {
+    let files: &[&str] = match page {
+        Page::File => &["trials.csv", "probes.csv"],
+        Page::Live => &["trials.csv", "probes.csv", "study.json"],
+    };
+    let links: Vec<String> = files.iter().map(|f| format!("<a href={f}>{f}</a>")).collect();
+    format!("<p id=downloads>Data: {}</p>", links.join(", "))
 }
 
 /// `text` cleaned, at most `longest` characters, as HTML text or a quoted attribute.

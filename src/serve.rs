@@ -157,10 +157,11 @@ impl Live {
 
 fn draw(study: &Study, revision: i64) -> Result<Drawn, report::RenderError> {
     let s = study.summary();
+    let main = report::main_html(&s, Page::Live);
     Ok(Drawn {
         revision,
-        page: report::report_html(&s, Page::Live),
-        main: report::main_html(&s, Page::Live).into_bytes(),
+        page: report::page_around(&s, Page::Live, &main),
+        main: main.into_bytes(),
         trials: report::trials_csv(&s)?,
         probes: report::probes_csv(&s)?,
         json: report::summary_json(&s).to_string().into_bytes(),

@@ -8,6 +8,8 @@
     clippy::print_stderr
 )]
 #![allow(unreachable_pub, clippy::float_cmp)]
+// A story is told in its order.
+#![allow(clippy::too_many_lines, clippy::needless_pass_by_value)]
 
 mod browser;
 mod exports;

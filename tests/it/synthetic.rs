@@ -166,7 +166,7 @@ pub fn probe(
     let good = scheduled - ((scheduled as f64 * loss.min(1.0)) as u64);
     let stuck = ((scheduled - good) as f64 * 0.2) as u64;
     let load = (offered / capacity).min(0.995);
-    let p50 = 6.0 / (1.0 - load) * rng.random_range(0.95..1.05)
+    let p50 = 6.0 / (1.0 - 0.85 * load) * rng.random_range(0.95..1.05)
         + if over > 0.0 { 900.0 * over.min(1.0) } else { 0.0 };
     let q = |f: f64| (p50 * f * 1e3).round() / 1e3;
     let mut m = Measurement::empty(Rps::new(offered).unwrap(), Duration::from_secs_f64(window));

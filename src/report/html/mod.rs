@@ -33,6 +33,12 @@ pub enum Page {
 /// The whole page.
 #[must_use]
 pub fn report_html(s: &Summary<'_>, page: Page) -> Vec<u8> {
+    page_around(s, page, &main_html(s, page))
+}
+
+/// The page around a `main` that [`main_html`] made.
+#[must_use]
+pub fn page_around(s: &Summary<'_>, page: Page, main: &str) -> Vec<u8> {
     let connect = match page {
         Page::File => "",
         Page::Live => " connect-src 'self';",
@@ -41,7 +47,7 @@ pub fn report_html(s: &Summary<'_>, page: Page) -> Vec<u8> {
         Page::File => "",
         Page::Live => " data-live",
     };
-    let mut out = String::with_capacity(64 * 1024);
+    let mut out = String::with_capacity(main.len() + 16 * 1024);
     let _ = write!(
         out,
         "<!doctype html>\n<html lang=en{live}>\n<head>\n<meta charset=utf-8>\n\
@@ -49,10 +55,9 @@ pub fn report_html(s: &Summary<'_>, page: Page) -> Vec<u8> {
          script-src 'sha256-{}';{connect} base-uri 'none'; form-action 'none'\">\n\
          <meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
          <meta name=color-scheme content=\"light dark\">\n<title>{} · autotune</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-         <main id=main>{}</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+         <main id=main>{main}</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
         base64(&Sha256::digest(SCRIPT.as_bytes())),
         esc(&s.meta.name, 120),
-        main_html(s, page)
     );
     out.into_bytes()
 }

@@ -6,7 +6,7 @@
 //! 2. [`measurement`], [`slo`], [`trial`]: what was measured.
 //! 3. [`capacity`], [`optimizer`], [`finals`], [`smoke`], [`diagnosis`], [`noise`], [`report`]: decisions and renderings, pure functions of it.
 //! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`lock`], [`guardian`]: effects, each owning one outside thing.
-//! 5. [`agenda`], [`probing`], [`study`], [`event`], [`console`], [`cli`]: the drivers that call them.
+//! 5. [`agenda`], [`probing`], [`study`], [`event`], [`console`], [`serve`], [`cli`]: the drivers that call them.
 
 pub mod agenda;
 pub mod capacity;
@@ -27,6 +27,7 @@ pub mod optimizer;
 pub mod probing;
 pub mod report;
 pub mod results;
+pub mod serve;
 pub mod slo;
 pub mod smoke;
 pub mod space;

@@ -3,6 +3,8 @@
 //! [`summarise`] reads the journal's trials once into a [`Summary`]; each rendering is a function of it.
 //! The decision itself is made in `finals`: nothing here weighs one config against another.
 
+mod compare;
+mod export;
 mod html;
 mod importance;
 mod recommend;
@@ -13,7 +15,9 @@ mod warnings;
 
 use serde::{Deserialize, Serialize};
 
-pub use html::{Page, main_html, report_html};
+pub use compare::{Comparison, compare};
+pub use export::{ExportError, Format, export, summary_json};
+pub use html::{Page, main_html, page_around, report_html};
 pub use importance::{Share, importance};
 pub use recommend::{compose_override, environment_toml, recommended_env, recommended_toml};
 pub use summary::{Notes, Row, Sample, Summary, objective_words, summarise};

@@ -92,13 +92,18 @@ pub(super) fn cost_chart(s: &Summary<'_>) -> String {
     let cheapest = sorted
         .iter()
         .find(|(r, _)| r.interval_rps.map_or(rate_of(r), |i| i[1]) >= floor);
-    for (r, cost) in &rows {
+    // What matters is drawn last, so that nothing covers it.
+    let weight = |r: &Row| usize::from(mark_class(s, r) != "trial");
+    let mut drawn = rows.clone();
+    drawn.sort_by_key(|(r, _)| weight(r));
+    for (r, cost) in &drawn {
+        let tip = format!("{}; cost {}", tip(r), number(*cost, 3));
         f.dot(
             mark_class(s, r),
             *cost,
             rate_of(r),
-            4.0,
-            &format!("{}; cost {}", tip(r), number(*cost, 3)),
+            if weight(r) > 0 { 5.5 } else { 4.0 },
+            &tip,
         );
     }
     let mut note = "The line is the Pareto front: nothing measured carries more for less.".to_owned();
@@ -450,7 +455,7 @@ fn heat_maps(s: &Summary<'_>, order: &[usize]) -> String {
             "Two parameters at a time",
             "The space has one parameter.",
             "",
-            "heat",
+            "heats",
         );
     }
     let picker = format!("<label class=js>Parameters <select id=pair>{options}</select></label>");
@@ -459,7 +464,7 @@ fn heat_maps(s: &Summary<'_>, order: &[usize]) -> String {
         "Two parameters at a time",
         note,
         &format!("{picker}{maps}"),
-        "heat",
+        "heats",
     )
 }
 

@@ -33,6 +33,12 @@ pub enum Page {
 /// The whole page.
 #[must_use]
 pub fn report_html(s: &Summary<'_>, page: Page) -> Vec<u8> {
+    page_around(s, page, &main_html(s, page))
+}
+
+/// The page around a `main` that [`main_html`] made.
+#[must_use]
+pub fn page_around(s: &Summary<'_>, page: Page, main: &str) -> Vec<u8> {
     let connect = match page {
         Page::File => "",
         Page::Live => " connect-src 'self';",
@@ -41,7 +47,7 @@ pub fn report_html(s: &Summary<'_>, page: Page) -> Vec<u8> {
         Page::File => "",
         Page::Live => " data-live",
     };
-    let mut out = String::with_capacity(64 * 1024);
+    let mut out = String::with_capacity(main.len() + 16 * 1024);
     let _ = write!(
         out,
         "<!doctype html>\n<html lang=en{live}>\n<head>\n<meta charset=utf-8>\n\
@@ -49,17 +55,16 @@ pub fn report_html(s: &Summary<'_>, page: Page) -> Vec<u8> {
          script-src 'sha256-{}';{connect} base-uri 'none'; form-action 'none'\">\n\
          <meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
          <meta name=color-scheme content=\"light dark\">\n<title>{} · autotune</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-         <main id=main>{}</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+         <main id=main>{main}</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
         base64(&Sha256::digest(SCRIPT.as_bytes())),
         esc(&s.meta.name, 120),
-        main_html(s)
     );
     out.into_bytes()
 }
 
 /// What is inside `<main>`: a live page swaps it for a newer one.
 #[must_use]
-pub fn main_html(s: &Summary<'_>) -> String {
+pub fn main_html(s: &Summary<'_>, page: Page) -> String {
     let parts = [
         sections::verdict(s),
         sections::configs(s),
@@ -76,6 +81,7 @@ pub fn main_html(s: &Summary<'_>) -> String {
         sections::trial_table(s),
         sections::warnings(s),
         sections::about(s),
+        downloads(page),
         // A data block; `<` is escaped so that nothing in it can end it.
         format!(
             "<script type=application/json id=curves>{}</script>",
@@ -83,6 +89,16 @@ pub fn main_html(s: &Summary<'_>) -> String {
         ),
     ];
     parts.concat()
+}
+
+/// The journal's data to take away; beside a file they lie in the same folder.
+fn downloads(page: Page) -> String {
+    let files: &[&str] = match page {
+        Page::File => &["trials.csv", "probes.csv"],
+        Page::Live => &["trials.csv", "probes.csv", "study.json"],
+    };
+    let links: Vec<String> = files.iter().map(|f| format!("<a href={f}>{f}</a>")).collect();
+    format!("<p id=downloads>Data: {}</p>", links.join(", "))
 }
 
 /// `text` cleaned, at most `longest` characters, as HTML text or a quoted attribute.

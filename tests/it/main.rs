@@ -5,20 +5,23 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    clippy::print_stderr
+    clippy::print_stderr,
+    clippy::too_many_lines
 )]
 #![allow(unreachable_pub, clippy::float_cmp)]
 
-<<<<<<< HEAD
+mod browser;
 mod diagnosis_recorded;
 mod diagnosis_stack;
+mod docker_kit;
+mod docker_real;
 mod load_basics;
 mod load_server;
-=======
-mod browser;
 mod page;
->>>>>>> store
+mod process_study;
 mod report;
+mod stack_study;
 mod store;
 mod support;
 mod synthetic;
+mod tidy;

@@ -6,9 +6,11 @@
 //! 2. [`measurement`], [`slo`], [`trial`]: what was measured.
 //! 3. [`capacity`], [`optimizer`], [`finals`], [`smoke`], [`diagnosis`], [`noise`], [`report`]: decisions and renderings, pure functions of it.
 //! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`guardian`]: effects, each owning one outside thing.
-//! 5. [`probing`], `study`, [`event`]: the drivers that call them.
+//! 5. [`agenda`], [`probing`], [`study`], [`event`], [`console`], [`cli`]: the drivers that call them.
 
+pub mod agenda;
 pub mod capacity;
+pub mod cli;
 pub mod console;
 pub mod demo_api;
 pub mod diagnosis;
@@ -29,6 +31,7 @@ pub mod smoke;
 pub mod space;
 pub mod spec;
 pub mod store;
+pub mod study;
 pub mod sut;
 pub mod telemetry;
 pub mod trial;

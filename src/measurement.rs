@@ -261,9 +261,12 @@ const IDLE_FACTOR: f64 = 1.5;
 /// Why the generator, and not the service, limited this probe; empty when it did not. A probe with a reason is
 /// [`Void`](crate::slo::Verdict::Void): it says "capacity at least", never a capacity. The rules are those that
 /// load generators are judged by in docs/load.md.
+///
+/// `idle_service_ms` is the service time without load where the caller knows it; else what the generator itself has seen counts.
+/// Connections that are all busy with slow answers are the service pushing back; busy with fast ones they are too few.
 #[must_use]
 #[allow(clippy::cast_precision_loss)]
-pub fn generator_verdict(m: &Measurement) -> Vec<String> {
+pub fn generator_verdict(m: &Measurement, idle_service_ms: Option<f64>) -> Vec<String> {
     let g = &m.generator;
     let mut reasons = Vec::new();
     if m.scheduled == 0 {
@@ -274,13 +277,6 @@ pub fn generator_verdict(m: &Measurement) -> Vec<String> {
         reasons.push(format!(
             "requests left up to {:.1} ms late (p99; limit {lag_limit:.0} ms)",
             g.send_lag_ms.p99
-        ));
-    }
-    let shed = m.count(OutcomeClass::Shed) as f64 / m.scheduled as f64;
-    if shed > SHED_LIMIT {
-        reasons.push(format!(
-            "{:.1} % of the arrivals were never sent: the backlog was full",
-            shed * 100.0
         ));
     }
     if g.cpu_ratio > BUSY_LIMIT {
@@ -315,18 +311,42 @@ pub fn generator_verdict(m: &Measurement) -> Vec<String> {
             "{files} connections found no free file descriptor: raise `ulimit -n`"
         ));
     }
-    if g.cap_reached
-        && let Some(idle) = g.unloaded_service_ms
-        && m.good > 0
-        && m.service_ms.p50 <= idle * IDLE_FACTOR
-        && m.latency_ms.p50 > m.service_ms.p50 * IDLE_FACTOR
-    {
+    let shed = m.count(OutcomeClass::Shed) as f64 / m.scheduled as f64;
+    if (shed > SHED_LIMIT || g.cap_reached && most_waited(m)) && !service_pushes_back(m, idle_service_ms) {
+        let never = match shed > SHED_LIMIT {
+            true => format!(", and {:.1} % of the arrivals were never sent", shed * 100.0),
+            false => String::new(),
+        };
         reasons.push(format!(
-            "all {} connections were in use while the service answered as fast as unloaded: raise `connections`",
+            "all {} connections were in use while the service answered as when idle{never}: raise `connections`",
             g.connections
         ));
     }
     reasons
+}
+
+/// Whether half of the answers had waited for a connection as long as the service itself took, or longer.
+fn most_waited(m: &Measurement) -> bool {
+    m.latency_ms.p50 > m.service_ms.p50 * IDLE_FACTOR + LAG_FLOOR_MS
+}
+
+/// Whether busy connections are the service's doing. Without the idle service time, a queue shows in the spread of
+/// service times, and an overloaded service in what is not good.
+#[allow(clippy::cast_precision_loss)]
+fn service_pushes_back(m: &Measurement, idle_service_ms: Option<f64>) -> bool {
+    let bad: u64 = m
+        .errors
+        .iter()
+        .filter(|(c, _)| !c.is_local())
+        .map(|(_, n)| n)
+        .sum();
+    if m.good == 0 || bad as f64 > 0.05 * m.scheduled as f64 {
+        return true;
+    }
+    match idle_service_ms.or(m.generator.unloaded_service_ms) {
+        Some(idle) if idle > 0.0 => m.service_ms.p50 > IDLE_FACTOR * idle,
+        _ => m.service_ms.p95 > 3.0 * m.service_ms.p50.max(0.01),
+    }
 }
 
 /// Full-resolution histograms, microseconds, kept beside the summary in the journal.
@@ -477,12 +497,18 @@ mod tests {
         m.generator.timeout_s = 10.0;
         m.generator.connections = 5;
         m.generator.send_lag_ms.p99 = 0.2;
+        m.service_ms = Quantiles {
+            p50: 10.0,
+            p95: 12.0,
+            ..Quantiles::default()
+        };
+        m.latency_ms = m.service_ms;
         m
     }
 
     #[test]
     fn a_healthy_generator_has_no_reason() {
-        assert_eq!(generator_verdict(&healthy()), Vec::<String>::new());
+        assert_eq!(generator_verdict(&healthy(), None), Vec::<String>::new());
     }
 
     /// Each rule on its own voids a probe, just above its limit and not just below.
@@ -493,7 +519,7 @@ mod tests {
             ("late", |m, bad| {
                 m.generator.send_lag_ms.p99 = if bad { 201.0 } else { 199.0 }
             }),
-            ("backlog", |m, bad| {
+            ("never sent", |m, bad| {
                 m.errors.insert(OutcomeClass::Shed, if bad { 6 } else { 5 });
             }),
             ("busy", |m, bad| {
@@ -526,12 +552,12 @@ mod tests {
             let (mut bad, mut fine) = (healthy(), healthy());
             change(&mut bad, true);
             change(&mut fine, false);
-            let reasons = generator_verdict(&bad);
+            let reasons = generator_verdict(&bad, None);
             assert!(
                 reasons.len() == 1 && reasons[0].contains(word),
                 "{word}: {reasons:?}"
             );
-            assert_eq!(generator_verdict(&fine), Vec::<String>::new(), "{word}");
+            assert_eq!(generator_verdict(&fine, None), Vec::<String>::new(), "{word}");
         }
     }
 
@@ -540,6 +566,20 @@ mod tests {
         let mut m = healthy();
         m.generator.timeout_s = 0.02;
         m.generator.send_lag_ms.p99 = 1.1;
-        assert_eq!(generator_verdict(&m).len(), 1);
+        assert_eq!(generator_verdict(&m, None).len(), 1);
+    }
+
+    #[test]
+    fn slow_answers_on_all_connections_are_the_service_pushing_back() {
+        let mut m = healthy();
+        m.generator.cap_reached = true;
+        m.latency_ms.p50 = 100.0;
+        assert_eq!(generator_verdict(&m, Some(10.0)).len(), 1);
+        assert!(
+            generator_verdict(&m, Some(5.0)).is_empty(),
+            "twice the idle service time"
+        );
+        m.errors.insert(OutcomeClass::ServerError, 51);
+        assert!(generator_verdict(&m, Some(10.0)).is_empty(), "failing answers");
     }
 }

@@ -27,7 +27,7 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: Option<run::RunArgs>,
+    run: run::RunArgs,
     #[command(flatten)]
     global: Global,
 }
@@ -78,21 +78,21 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         }
         (Some(command), _) => block_on(async {
             match command {
-                Command::Run(args) => run::run(&args, &global).await,
-                Command::Demo(args) => run::demo(&args, &global).await,
+                Command::Run(args) => Box::pin(run::run(&args, &global)).await,
+                Command::Demo(args) => Box::pin(run::demo(&args, &global)).await,
                 Command::DemoApi => Ok(exit::OK),
             }
         }),
-        (None, Some(args)) => block_on(run::run(&args, &global)),
-        (None, None) => {
-            Err(ExitError::new(exit::USAGE, "say what to do: `autotune --space FILE`, or `autotune --help`").into())
-        }
+        (None, args) => block_on(Box::pin(run::run(&args, &global))),
     }
 }
 
 /// The control plane's runtime. The load has a thread and a runtime of its own.
 fn block_on(work: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(work);
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result
@@ -103,12 +103,25 @@ fn init_tracing() {
     use tracing_subscriber::EnvFilter;
     let asked = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
     let mut filter = EnvFilter::try_new(&asked).unwrap_or_else(|_| EnvFilter::new("warn"));
-    for cap in ["bollard=warn", "hyper=warn", "hyper_util=warn", "reqwest=warn", "sqlx=warn", "rustls=warn", "h2=warn"] {
+    for cap in [
+        "bollard=warn",
+        "hyper=warn",
+        "hyper_util=warn",
+        "reqwest=warn",
+        "sqlx=warn",
+        "rustls=warn",
+        "h2=warn",
+    ] {
         if let Ok(directive) = cap.parse() {
             filter = filter.add_directive(directive);
         }
     }
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // A second call (tests) finds a subscriber: that one stays.
     drop(subscriber.try_init());
 }
+//! The command line: one short module a command.
+
+pub mod schema;

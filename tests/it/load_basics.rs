@@ -165,7 +165,9 @@ async fn few_connections_make_requests_wait_and_the_wait_counts() {
     assert!(m.latency_ms.p99 > m.service_ms.p99 * 5.0);
     // The service was idle and the generator's own bound was met: the probe says nothing of the service.
     assert!(
-        generator_verdict(&m).iter().any(|r| r.contains("connections")),
+        generator_verdict(&m, None)
+            .iter()
+            .any(|r| r.contains("connections")),
         "{:?}",
         m.generator
     );

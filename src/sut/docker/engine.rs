@@ -133,9 +133,10 @@ impl Engine {
         })
     }
 
-    /// The same, with a fault for tests.
+    /// The same daemon with a numbering of its own and a fault for tests.
     #[must_use]
     pub fn with_faults(mut self, plan: FaultPlan) -> Self {
+        self.counters = Arc::default();
         self.plan = Some(plan);
         self
     }

@@ -41,7 +41,7 @@ pub fn judge(plan: &Plan, probe: &ProbePlan, m: &Measurement) -> Judgement {
         reason,
         loss_upper,
     };
-    let limits = generator_verdict(m);
+    let limits = generator_verdict(m, probe.idle_ms);
     if !limits.is_empty() {
         return is(Verdict::Void, limits.join("; "));
     }

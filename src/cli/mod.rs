@@ -3,6 +3,7 @@
 //! Results go to stdout, progress and errors to stderr; the exit codes are those of `exit`.
 
 mod run;
+pub mod schema;
 mod signals;
 
 use std::io::Write;
@@ -122,6 +123,3 @@ fn init_tracing() {
     // A second call (tests) finds a subscriber: that one stays.
     drop(subscriber.try_init());
 }
-//! The command line: one short module a command.
-
-pub mod schema;

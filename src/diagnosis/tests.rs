@@ -589,7 +589,10 @@ fn every_figure_that_is_asked_for_is_one_that_is_sampled() {
     for text in sources {
         for call in ["figure(\"", "any(\""] {
             for name in text.split(call).skip(1).filter_map(|rest| rest.split('"').next()) {
-                assert!(crate::telemetry::names::ALL.contains(&name), "no source gives `{name}`");
+                assert!(
+                    crate::telemetry::names::ALL.contains(&name),
+                    "no source gives `{name}`"
+                );
                 asked += 1;
             }
         }

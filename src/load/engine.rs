@@ -150,7 +150,7 @@ fn run_here(
         let clock = Clock::start();
         let timer = source.register(clock)?;
         let core = Core::new(setup, order, clock)?;
-        Ok(pace(&core, order, &timer, stop, events).await?)
+        pace(&core, order, &timer, stop, events).await
     };
     let result = runtime.block_on(probe).map_err(LoadError::Engine);
     // Closes every connection before the end is told.

@@ -124,9 +124,8 @@ pub async fn run(
         faults_in_a_row: 0,
         warned: BTreeSet::new(),
     };
-    let outcome = study.search_and_decide().await;
-    let end = study.finish(outcome).await;
-    end
+    let outcome = Box::pin(study.search_and_decide()).await;
+    Box::pin(study.finish(outcome)).await
 }
 
 /// Creates the study's record, or checks that the one on disk is of the same study.
@@ -236,7 +235,7 @@ impl Study<'_> {
         self.record_environment().await?;
         self.warn_once(self.facts.warnings.clone()).await;
         self.smoke().await?;
-        self.search().await?;
+        Box::pin(self.search()).await?;
         self.finals().await
     }
 

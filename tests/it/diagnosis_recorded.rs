@@ -20,7 +20,10 @@ fn recorded() -> Vec<(String, Recorded)> {
         .map(|e| e.unwrap().path())
         .map(|path| {
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-            (name, serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap())
+            (
+                name,
+                serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap(),
+            )
         })
         .collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
@@ -39,7 +42,10 @@ fn every_recorded_constraint_is_named_and_none_wrongly_with_certainty() {
         });
         println!("{name}: {} {} ({})", d.code.id(), d.sentence, d.confidence.name());
         if d.code != r.code {
-            assert!(d.confidence < Confidence::High, "{name}: wrong with certainty: {d:#?}");
+            assert!(
+                d.confidence < Confidence::High,
+                "{name}: wrong with certainty: {d:#?}"
+            );
             wrong.push(format!("{name}: {} instead of {}", d.code.name(), r.code.name()));
         }
     }
@@ -50,7 +56,17 @@ fn every_recorded_constraint_is_named_and_none_wrongly_with_certainty() {
 fn part_of_the_evidence_never_makes_a_wrong_code_certain() {
     for (name, r) in recorded() {
         // Without any one kind of telemetry, and with only the first probes of the search.
-        for gone in ["cpu", "process_", "pool_", "db_", "redis_", "host_", "throttled", "oom", ""] {
+        for gone in [
+            "cpu",
+            "process_",
+            "pool_",
+            "db_",
+            "redis_",
+            "host_",
+            "throttled",
+            "oom",
+            "",
+        ] {
             let mut probes = r.probes.clone();
             for p in &mut probes {
                 p.telemetry.retain(|k, _| gone.is_empty() || !k.starts_with(gone));

@@ -184,7 +184,10 @@ fn plan(scene: &Scene) -> Plan {
 
 fn telemetry_spec() -> TelemetrySpec {
     TelemetrySpec {
-        postgres: Some(Secret::new(format!("postgres://shop:shop@127.0.0.1:{}/shop", PORT + 1))),
+        postgres: Some(Secret::new(format!(
+            "postgres://shop:shop@127.0.0.1:{}/shop",
+            PORT + 1
+        ))),
         redis: Some(Secret::new(format!("redis://127.0.0.1:{}", PORT + 2))),
         pool: Some("/pool".to_owned()),
     }
@@ -201,7 +204,11 @@ fn staged(scene: &Scene) -> Option<(Diagnosis, Vec<Probe>)> {
     let probes = runtime.block_on(async {
         let url = format!("http://127.0.0.1:{PORT}");
         let telemetry = Telemetry::open(&telemetry_spec(), &url, &[stack.api().0], &[]).await;
-        assert_eq!(telemetry.warnings(), [""; 0], "every source of the demo stack must open");
+        assert_eq!(
+            telemetry.warnings(),
+            [""; 0],
+            "every source of the demo stack must open"
+        );
         let generator = Generator::prepare(&scene.load(), &[url], 1).unwrap();
         let mut sampling = Sampling {
             telemetry,
@@ -253,7 +260,11 @@ fn assert_named(scene: &Scene) {
         let last = probes.iter().rev().find(|p| !p.telemetry.is_empty());
         let figures = last.map(|p| &p.telemetry);
         assert_eq!(found.code, scene.code, "{}: {found:#?}\n{figures:#?}", scene.name);
-        assert!(found.confidence >= Confidence::Medium, "{}: {found:#?}", scene.name);
+        assert!(
+            found.confidence >= Confidence::Medium,
+            "{}: {found:#?}",
+            scene.name
+        );
     }
 }
 
@@ -324,7 +335,12 @@ fn diagnosis_stack_cpu_quota() {
 fn diagnosis_stack_one_busy_event_loop() {
     assert_named(&Scene {
         name: "one_core",
-        stack: &[("API_CPUS", "2.0"), ("CPU_MS", "15"), ("POOL_SIZE", "20"), ("HOLD_MS", "5")],
+        stack: &[
+            ("API_CPUS", "2.0"),
+            ("CPU_MS", "15"),
+            ("POOL_SIZE", "20"),
+            ("HOLD_MS", "5"),
+        ],
         start: 30.0,
         code: Code::OneCore,
         ..Scene::default()
@@ -362,7 +378,11 @@ fn diagnosis_stack_rate_limiter_at_30_rps() {
 fn diagnosis_stack_rate_limiter_that_says_503() {
     assert_named(&Scene {
         name: "rate_limiter_503",
-        stack: &[("RATE_LIMIT_RPS", "30"), ("RATE_LIMIT_STATUS", "503"), ("POOL_SIZE", "20")],
+        stack: &[
+            ("RATE_LIMIT_RPS", "30"),
+            ("RATE_LIMIT_STATUS", "503"),
+            ("POOL_SIZE", "20"),
+        ],
         code: Code::RateLimiter,
         ..Scene::default()
     });
@@ -405,7 +425,11 @@ fn diagnosis_stack_broken_mix_is_seen_at_smoke() {
         return;
     }
     let _one = alone();
-    let _stack = Stack::up("atdiag", PORT, &[("AUTH_TOKEN", "let-me-in"), ("POOL_SIZE", "10")]);
+    let _stack = Stack::up(
+        "atdiag",
+        PORT,
+        &[("AUTH_TOKEN", "let-me-in"), ("POOL_SIZE", "10")],
+    );
     let scene = Scene {
         requests: broken_mix(),
         ..Scene::default()

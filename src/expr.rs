@@ -2,13 +2,13 @@
 //!
 //! A thin, bounded use of rhai: no functions, loops or assignments are wanted, and an operation limit ends
 //! what somebody writes anyway. Numbers are bound as floats, so that `memory_mb / 2048` is a fraction.
-//! A parameter that is not active in a config is 0 (or "" where it is a choice of texts).
+//! A parameter that is not active in a config is 0 (or "" or false where it is a choice of those).
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use rhai::packages::{ArithmeticPackage, BasicMathPackage, LogicPackage, Package};
-use rhai::{AST, Dynamic, Engine, OptimizationLevel, Scope};
+use rhai::{AST, Dynamic, Engine, OptimizationLevel, ParseErrorType, Scope};
 
 use crate::space::{Config, Value};
 
@@ -23,7 +23,12 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
     e.set_max_operations(MAX_OPERATIONS);
     e.set_max_expr_depths(64);
     e.set_max_string_size(10_000);
+    e.set_max_array_size(100);
+    e.set_max_map_size(100);
     e.set_strict_variables(true);
+    for word in ["eval", "print", "debug", "switch"] {
+        e.disable_symbol(word);
+    }
     e.set_optimization_level(OptimizationLevel::Simple);
     e
 });
@@ -36,6 +41,26 @@ pub struct ExprError {
     pub message: String,
     /// Column inside the text, from 1.
     pub column: Option<usize>,
+    /// The name that is no parameter, where that is what is wrong.
+    pub unknown: Option<String>,
+}
+
+/// What a parameter is in expressions, and with that what stands for it where it is not active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// 0 where it is not active.
+    Number,
+    /// "" where it is not active.
+    Text,
+    /// false where it is not active.
+    Bool,
+}
+
+impl From<bool> for Kind {
+    /// Whether it is a text.
+    fn from(is_text: bool) -> Self {
+        if is_text { Self::Text } else { Self::Number }
+    }
 }
 
 /// A compiled expression over the parameters of a space; equal when its text is.
@@ -44,27 +69,32 @@ pub struct Expr {
     text: String,
     ast: Arc<AST>,
     sides: Option<Arc<(AST, AST)>>,
-    names: Arc<[(String, bool)]>,
+    names: Arc<[(String, Kind)]>,
 }
 
 impl Expr {
-    /// Compiles `text` over parameters given as (name, is text). Unknown names and anything but one
+    /// Compiles `text` over parameters given as (name, kind). Unknown names and anything but one
     /// expression are errors.
-    pub fn compile(text: &str, names: &[(String, bool)]) -> Result<Self, ExprError> {
+    pub fn compile<K: Copy + Into<Kind>>(text: &str, names: &[(String, K)]) -> Result<Self, ExprError> {
         if text.len() > MAX_LENGTH {
             return Err(ExprError {
                 message: format!("an expression may have {MAX_LENGTH} characters at most"),
                 column: None,
+                unknown: None,
             });
         }
-        let names: Arc<[(String, bool)]> = names.to_vec().into();
+        let names: Arc<[(String, Kind)]> = names.iter().map(|(n, k)| (n.clone(), (*k).into())).collect();
         let scope = scope_of(&names, None);
         let parse = |part: &str| {
             ENGINE
                 .compile_expression_with_scope(&scope, part)
                 .map_err(|e| ExprError {
-                    message: e.err_type().to_string().to_lowercase(),
+                    message: lower_first(&e.err_type().to_string()),
                     column: e.position().position(),
+                    unknown: match e.err_type() {
+                        ParseErrorType::VariableUndefined(name) => Some(name.clone()),
+                        _ => None,
+                    },
                 })
         };
         let ast = parse(text)?;
@@ -76,6 +106,11 @@ impl Expr {
             sides,
             names,
         })
+    }
+
+    /// Another expression over the same parameters.
+    pub fn with_text(&self, text: &str) -> Result<Self, ExprError> {
+        Self::compile(text, &self.names)
     }
 
     /// The text as typed.
@@ -145,22 +180,34 @@ impl PartialEq for Expr {
 
 fn eval_error(message: &str) -> ExprError {
     ExprError {
-        message: message.to_lowercase(),
+        message: lower_first(message),
         column: None,
+        unknown: None,
     }
 }
 
-fn scope_of(names: &[(String, bool)], config: Option<&Config>) -> Scope<'static> {
+/// Messages begin in lower case; names inside them stay as they are.
+fn lower_first(message: &str) -> String {
+    let mut chars = message.chars();
+    chars
+        .next()
+        .map_or_else(String::new, |c| c.to_lowercase().chain(chars).collect())
+}
+
+fn scope_of(names: &[(String, Kind)], config: Option<&Config>) -> Scope<'static> {
     let mut scope = Scope::new();
-    for (name, is_text) in names {
+    for (name, kind) in names {
         let value = match config.and_then(|c| c.get(name)) {
             #[allow(clippy::cast_precision_loss)]
             Some(Value::Int(i)) => Dynamic::from_float(*i as f64),
             Some(Value::Float(x)) => Dynamic::from_float(*x),
             Some(Value::Bool(b)) => Dynamic::from_bool(*b),
             Some(Value::Text(t)) => Dynamic::from(t.clone()),
-            None if *is_text => Dynamic::from(String::new()),
-            None => Dynamic::from_float(0.0),
+            None => match kind {
+                Kind::Number => Dynamic::from_float(0.0),
+                Kind::Text => Dynamic::from(String::new()),
+                Kind::Bool => Dynamic::from_bool(false),
+            },
         };
         scope.push_dynamic(name.clone(), value);
     }

@@ -4,25 +4,34 @@
 //!
 //! 1. [`units`], [`space`], [`expr`], [`spec`]: what is asked.
 //! 2. [`measurement`], [`slo`], [`trial`]: what was measured.
-//! 3. [`capacity`], [`optimizer`], [`finals`], [`diagnosis`], [`report`]: decisions and renderings, pure functions of it.
-//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`guardian`]: effects, each owning one outside thing.
-//! 5. [`probing`], `study`, [`event`]: the drivers that call them.
+//! 3. [`capacity`], [`optimizer`], [`finals`], [`smoke`], [`diagnosis`], [`noise`], [`report`]: decisions and renderings, pure functions of it.
+//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`guardian`]: effects, each owning one outside thing.
+//! 5. [`agenda`], [`probing`], [`study`], [`event`], [`console`], [`cli`]: the drivers that call them.
 
+pub mod agenda;
 pub mod capacity;
+pub mod cli;
+pub mod console;
+pub mod demo_api;
 pub mod diagnosis;
 pub mod event;
+pub mod exit;
 pub mod expr;
 pub mod finals;
 pub mod guardian;
 pub mod load;
 pub mod measurement;
+pub mod noise;
 pub mod optimizer;
 pub mod probing;
 pub mod report;
+pub mod results;
 pub mod slo;
+pub mod smoke;
 pub mod space;
 pub mod spec;
 pub mod store;
+pub mod study;
 pub mod sut;
 pub mod telemetry;
 pub mod trial;

@@ -228,6 +228,125 @@ pub struct GeneratorHealth {
     pub suspended_s: f64,
     /// The client's request timeout, seconds; the lag limit depends on it.
     pub timeout_s: f64,
+    /// Share of the window in which the generator's thread was ready to run and had to wait for a CPU, 0..=1.
+    #[serde(default)]
+    pub cpu_wait_ratio: f64,
+    /// CPU time of the generator's thread over the window, seconds.
+    #[serde(default)]
+    pub cpu_s: f64,
+    /// Requests sent again because the server had closed their idle connection.
+    #[serde(default)]
+    pub retried: u64,
+    /// Service time while there was least to do, milliseconds, of this probe or an earlier one; None when it is not known.
+    #[serde(default)]
+    pub unloaded_service_ms: Option<f64>,
+    /// Most connections.
+    #[serde(default)]
+    pub connections: u32,
+}
+
+/// Largest share of arrivals that the generator may shed.
+const SHED_LIMIT: f64 = 0.005;
+/// Largest share of what it may use that the generator's thread may be busy, or waiting for a CPU.
+const BUSY_LIMIT: f64 = 0.8;
+/// Largest share of throttled periods: one in a window of 30 s is not what decides.
+const THROTTLED_LIMIT: f64 = 0.01;
+/// Smallest send lag that counts, milliseconds.
+const LAG_FLOOR_MS: f64 = 1.0;
+/// The same as a share of the client's timeout.
+const LAG_SHARE: f64 = 0.02;
+/// A service is taken as idle while its service time is below this times the unloaded one.
+const IDLE_FACTOR: f64 = 1.5;
+
+/// Why the generator, and not the service, limited this probe; empty when it did not. A probe with a reason is
+/// [`Void`](crate::slo::Verdict::Void): it says "capacity at least", never a capacity. The rules are those that
+/// load generators are judged by in docs/load.md.
+///
+/// `idle_service_ms` is the service time without load where the caller knows it; else what the generator itself has seen counts.
+/// Connections that are all busy with slow answers are the service pushing back; busy with fast ones they are too few.
+#[must_use]
+#[allow(clippy::cast_precision_loss)]
+pub fn generator_verdict(m: &Measurement, idle_service_ms: Option<f64>) -> Vec<String> {
+    let g = &m.generator;
+    let mut reasons = Vec::new();
+    if m.scheduled == 0 {
+        return vec!["no request was due in the window: make it longer or the rate higher".into()];
+    }
+    let lag_limit = LAG_FLOOR_MS.max(g.timeout_s * 1e3 * LAG_SHARE);
+    if g.send_lag_ms.p99 > lag_limit {
+        reasons.push(format!(
+            "requests left up to {:.1} ms late (p99; limit {lag_limit:.0} ms)",
+            g.send_lag_ms.p99
+        ));
+    }
+    if g.cpu_ratio > BUSY_LIMIT {
+        reasons.push(format!(
+            "the generator's thread was busy {:.0} % of the time",
+            g.cpu_ratio * 100.0
+        ));
+    } else if g.cpu_ratio + g.cpu_wait_ratio > BUSY_LIMIT {
+        reasons.push(format!(
+            "the generator's thread waited for a CPU {:.0} % of the time",
+            g.cpu_wait_ratio * 100.0
+        ));
+    }
+    if g.throttled_ratio > THROTTLED_LIMIT {
+        reasons.push(format!(
+            "its control group was throttled in {:.0} % of the periods",
+            g.throttled_ratio * 100.0
+        ));
+    }
+    if g.suspended_s > 0.0 {
+        reasons.push(format!("the machine slept {:.1} s", g.suspended_s));
+    }
+    let ports = m.count(OutcomeClass::NoPorts);
+    if ports > 0 {
+        reasons.push(format!(
+            "{ports} connections found no free local port: use keep-alive or a lower rate"
+        ));
+    }
+    let files = m.count(OutcomeClass::NoFileDescriptors);
+    if files > 0 {
+        reasons.push(format!(
+            "{files} connections found no free file descriptor: raise `ulimit -n`"
+        ));
+    }
+    let shed = m.count(OutcomeClass::Shed) as f64 / m.scheduled as f64;
+    if (shed > SHED_LIMIT || g.cap_reached && most_waited(m)) && !service_pushes_back(m, idle_service_ms) {
+        let never = match shed > SHED_LIMIT {
+            true => format!(", and {:.1} % of the arrivals were never sent", shed * 100.0),
+            false => String::new(),
+        };
+        reasons.push(format!(
+            "all {} connections were in use while the service answered as when idle{never}: raise `connections`",
+            g.connections
+        ));
+    }
+    reasons
+}
+
+/// Whether half of the answers had waited for a connection as long as the service itself took, or longer.
+fn most_waited(m: &Measurement) -> bool {
+    m.latency_ms.p50 > m.service_ms.p50 * IDLE_FACTOR + LAG_FLOOR_MS
+}
+
+/// Whether busy connections are the service's doing. Without the idle service time, a queue shows in the spread of
+/// service times, and an overloaded service in what is not good.
+#[allow(clippy::cast_precision_loss)]
+fn service_pushes_back(m: &Measurement, idle_service_ms: Option<f64>) -> bool {
+    let bad: u64 = m
+        .errors
+        .iter()
+        .filter(|(c, _)| !c.is_local())
+        .map(|(_, n)| n)
+        .sum();
+    if m.good == 0 || bad as f64 > 0.05 * m.scheduled as f64 {
+        return true;
+    }
+    match idle_service_ms.or(m.generator.unloaded_service_ms) {
+        Some(idle) if idle > 0.0 => m.service_ms.p50 > IDLE_FACTOR * idle,
+        _ => m.service_ms.p95 > 3.0 * m.service_ms.p50.max(0.01),
+    }
 }
 
 /// Full-resolution histograms, microseconds, kept beside the summary in the journal.
@@ -367,131 +486,100 @@ impl Measurement {
     }
 }
 
-/// Why this measurement says nothing about the service: each line is a limit of the generator. Empty: it was healthy.
-///
-/// The limits: send lag p99 over max(1 ms, 2 % of the client timeout); more than 0.5 % of arrivals shed; own CPU over
-/// 80 % of what it may use, or throttled; no free ports or file descriptors; the cap on requests in flight met while
-/// the service is idle; suspended. `idle_service_ms` is the service time without load, where it is known: connections
-/// that are all busy with slow answers are the service pushing back, busy with fast ones they are too few.
-#[must_use]
-pub fn generator_verdict(m: &Measurement, idle_service_ms: Option<f64>) -> Vec<String> {
-    let g = &m.generator;
-    let mut why = Vec::new();
-    let lag_limit = (g.timeout_s * 1e3 * 0.02).max(1.0);
-    if g.send_lag_ms.p99 > lag_limit {
-        why.push(format!(
-            "send lag p99 {:.1} ms over {lag_limit:.1} ms",
-            g.send_lag_ms.p99
-        ));
-    }
-    if g.cpu_ratio > 0.80 {
-        why.push(format!(
-            "the generator used {:.0} % of its CPU",
-            g.cpu_ratio * 100.0
-        ));
-    }
-    if g.throttled_ratio > 0.05 {
-        why.push(format!(
-            "the generator was throttled in {:.0} % of periods",
-            g.throttled_ratio * 100.0
-        ));
-    }
-    if g.suspended_s > 0.1 {
-        why.push(format!("the machine was suspended for {:.1} s", g.suspended_s));
-    }
-    for (class, what) in [
-        (OutcomeClass::NoPorts, "no free local port (EADDRNOTAVAIL)"),
-        (
-            OutcomeClass::NoFileDescriptors,
-            "no file descriptor left (EMFILE): raise ulimit -n",
-        ),
-    ] {
-        if m.count(class) > 0 {
-            why.push(format!("{what}, {} times", m.count(class)));
-        }
-    }
-    if !service_pushes_back(m, idle_service_ms) {
-        let shed = m.count(OutcomeClass::Shed);
-        if shed as f64 > 0.005 * m.scheduled as f64 {
-            let share = 100.0 * shed as f64 / m.scheduled.max(1) as f64;
-            why.push(format!(
-                "{share:.1} % of arrivals were never sent: too few connections"
-            ));
-        } else if g.cap_reached {
-            why.push(
-                "all connections were busy while the service answered as when idle: raise connections".into(),
-            );
-        }
-    }
-    why
-}
-
-/// Whether busy connections are the service's doing. Without the idle service time, a queue shows in the spread of
-/// service times, and an overloaded service in what is not good.
-fn service_pushes_back(m: &Measurement, idle_service_ms: Option<f64>) -> bool {
-    let bad: u64 = m
-        .errors
-        .iter()
-        .filter(|(c, _)| !c.is_local())
-        .map(|(_, n)| n)
-        .sum();
-    if m.good == 0 || bad as f64 > 0.05 * m.scheduled as f64 {
-        return true;
-    }
-    match idle_service_ms {
-        Some(idle) if idle > 0.0 => m.service_ms.p50 > 1.5 * idle,
-        _ => m.service_ms.p95 > 3.0 * m.service_ms.p50.max(0.01),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    type Spoil = fn(&mut Measurement);
-
     fn healthy() -> Measurement {
         let mut m = Measurement::empty(Rps::saturating(100.0), Duration::from_secs(10));
-        m.scheduled = 1000;
-        m.sent = 1000;
-        m.good = 1000;
+        m.scheduled = 1_000;
+        m.good = 1_000;
         m.generator.timeout_s = 10.0;
+        m.generator.connections = 5;
+        m.generator.send_lag_ms.p99 = 0.2;
         m.service_ms = Quantiles {
             p50: 10.0,
             p95: 12.0,
             ..Quantiles::default()
         };
+        m.latency_ms = m.service_ms;
         m
     }
 
     #[test]
-    fn each_limit_of_the_generator_is_named() {
-        assert!(generator_verdict(&healthy(), Some(10.0)).is_empty());
-        let cases: [(&str, Spoil); 6] = [
-            ("send lag", |m| m.generator.send_lag_ms.p99 = 201.0),
-            ("of its CPU", |m| m.generator.cpu_ratio = 0.9),
-            ("throttled", |m| m.generator.throttled_ratio = 0.2),
-            ("suspended", |m| m.generator.suspended_s = 2.0),
-            ("EMFILE", |m| {
-                m.errors.insert(OutcomeClass::NoFileDescriptors, 1);
+    fn a_healthy_generator_has_no_reason() {
+        assert_eq!(generator_verdict(&healthy(), None), Vec::<String>::new());
+    }
+
+    /// Each rule on its own voids a probe, just above its limit and not just below.
+    #[test]
+    fn every_rule_voids_alone() {
+        type Change = fn(&mut Measurement, bool);
+        let rules: [(&str, Change); 9] = [
+            ("late", |m, bad| {
+                m.generator.send_lag_ms.p99 = if bad { 201.0 } else { 199.0 }
             }),
-            ("never sent", |m| {
-                m.errors.insert(OutcomeClass::Shed, 6);
+            ("never sent", |m, bad| {
+                m.errors.insert(OutcomeClass::Shed, if bad { 6 } else { 5 });
+            }),
+            ("busy", |m, bad| {
+                m.generator.cpu_ratio = if bad { 0.81 } else { 0.79 }
+            }),
+            ("waited", |m, bad| {
+                m.generator.cpu_ratio = 0.1;
+                m.generator.cpu_wait_ratio = if bad { 0.71 } else { 0.69 };
+            }),
+            ("throttled", |m, bad| {
+                m.generator.throttled_ratio = if bad { 0.02 } else { 0.005 }
+            }),
+            ("slept", |m, bad| {
+                m.generator.suspended_s = if bad { 1.0 } else { 0.0 }
+            }),
+            ("port", |m, bad| {
+                m.errors.insert(OutcomeClass::NoPorts, u64::from(bad));
+            }),
+            ("descriptor", |m, bad| {
+                m.errors.insert(OutcomeClass::NoFileDescriptors, u64::from(bad));
+            }),
+            ("connections", |m, bad| {
+                m.generator.cap_reached = true;
+                m.generator.unloaded_service_ms = Some(10.0);
+                m.service_ms.p50 = if bad { 11.0 } else { 16.0 };
+                m.latency_ms.p50 = 100.0;
             }),
         ];
-        for (word, spoil) in cases {
-            let mut m = healthy();
-            spoil(&mut m);
-            let why = generator_verdict(&m, Some(10.0));
-            assert!(why.len() == 1 && why[0].contains(word), "{word}: {why:?}");
+        for (word, change) in rules {
+            let (mut bad, mut fine) = (healthy(), healthy());
+            change(&mut bad, true);
+            change(&mut fine, false);
+            let reasons = generator_verdict(&bad, None);
+            assert!(
+                reasons.len() == 1 && reasons[0].contains(word),
+                "{word}: {reasons:?}"
+            );
+            assert_eq!(generator_verdict(&fine, None), Vec::<String>::new(), "{word}");
         }
     }
 
     #[test]
-    fn a_slow_service_that_holds_all_connections_is_not_the_generators_limit() {
+    fn a_short_timeout_tightens_the_lag_limit_down_to_a_millisecond() {
+        let mut m = healthy();
+        m.generator.timeout_s = 0.02;
+        m.generator.send_lag_ms.p99 = 1.1;
+        assert_eq!(generator_verdict(&m, None).len(), 1);
+    }
+
+    #[test]
+    fn slow_answers_on_all_connections_are_the_service_pushing_back() {
         let mut m = healthy();
         m.generator.cap_reached = true;
+        m.latency_ms.p50 = 100.0;
         assert_eq!(generator_verdict(&m, Some(10.0)).len(), 1);
-        assert!(generator_verdict(&m, Some(5.0)).is_empty());
+        assert!(
+            generator_verdict(&m, Some(5.0)).is_empty(),
+            "twice the idle service time"
+        );
+        m.errors.insert(OutcomeClass::ServerError, 51);
+        assert!(generator_verdict(&m, Some(10.0)).is_empty(), "failing answers");
     }
 }

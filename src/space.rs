@@ -7,7 +7,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::expr::{Expr, ExprError};
+use crate::expr::{Expr, ExprError, Kind};
+
+mod legal;
+
+pub use legal::{LegalShare, all_configs, legal_share, samples};
 
 /// A value of a parameter.
 #[derive(Debug, Clone, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -81,6 +85,34 @@ pub enum Domain {
     },
 }
 
+impl fmt::Display for Domain {
+    /// "1 to 50 by 5", "0.25 to 4", "on, off".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int {
+                low, high, step: 1, ..
+            } => write!(f, "{low} to {high}"),
+            Self::Int { low, high, step, .. } => write!(f, "{low} to {high} by {step}"),
+            Self::Float {
+                low,
+                high,
+                step: None,
+                ..
+            } => write!(f, "{low} to {high}"),
+            Self::Float {
+                low,
+                high,
+                step: Some(s),
+                ..
+            } => write!(f, "{low} to {high} by {s}"),
+            Self::Choice { values } => {
+                let shown: Vec<String> = values.iter().map(ToString::to_string).collect();
+                f.write_str(&shown.join(", "))
+            }
+        }
+    }
+}
+
 /// How a scale turns a value into 0..=1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scale {
@@ -121,7 +153,7 @@ impl Domain {
                 high,
                 step: Some(s),
                 ..
-            } => Some(((high - low) / s + 1e-9).floor() as u64 + 1),
+            } => Some(((high - low) / s + 1e-6).floor() as u64 + 1),
             Self::Float { step: None, .. } => None,
             Self::Choice { values } => Some(values.len() as u64),
         }
@@ -164,6 +196,43 @@ impl Domain {
         }
     }
 
+    /// The `k`-th value from the lowest, on a grid; None beyond it and where it is not countable.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn nth(&self, k: u64) -> Option<Value> {
+        if k >= self.size()? {
+            return None;
+        }
+        match self {
+            Self::Int { low, step, .. } => Some(Value::Int(low + i64::try_from(k).ok()? * (*step).max(1))),
+            Self::Float { low, high, step, .. } => Some(Value::Float(
+                decimal(low + k as f64 * step.as_ref()?).clamp(*low, *high),
+            )),
+            Self::Choice { values } => values.get(usize::try_from(k).ok()?).cloned(),
+        }
+    }
+
+    /// `value` in the type of this domain: a text such as an environment variable's, or a whole number where
+    /// fractions are allowed. None where it is not one of the domain's values.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)]
+    pub fn adopt(&self, value: &Value) -> Option<Value> {
+        let typed = match (self, value) {
+            (Self::Choice { values }, v) => {
+                let shown = v.to_string();
+                values.iter().find(|x| *x == v || x.to_string() == shown)?.clone()
+            }
+            (Self::Int { .. }, Value::Text(t)) => Value::Int(t.trim().parse().ok()?),
+            (Self::Int { .. }, Value::Float(x)) if x.fract() == 0.0 && x.abs() < 9e15 => {
+                Value::Int(*x as i64)
+            }
+            (Self::Float { .. }, Value::Text(t)) => Value::Float(t.trim().parse().ok()?),
+            (Self::Float { .. }, v) => Value::Float(v.as_f64()?),
+            (Self::Int { .. }, v) => v.clone(),
+        };
+        self.contains(&typed).then_some(typed)
+    }
+
     /// Where `value` lies in the unit interval; a choice is at the middle of its cell.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
@@ -204,9 +273,8 @@ impl Domain {
             Self::Float { low, high, step, .. } => {
                 let v = match step {
                     Some(s) => {
-                        let k = ((x() - low) / s).round().min(((high - low) / s + 1e-9).floor());
-                        // Grids are typed in decimals (0.25, 0.1): undo the binary tail that would show in files.
-                        ((low + k * s) * 1e9).round() / 1e9
+                        let k = ((x() - low) / s).round().min(((high - low) / s + 1e-6).floor());
+                        decimal(low + k * s)
                     }
                     None => x(),
                 };
@@ -214,6 +282,11 @@ impl Domain {
             }
         }
     }
+}
+
+/// Grids are typed in decimals (0.25, 0.1): undoes the binary tail that would show in files, 13 digits are kept.
+fn decimal(x: f64) -> f64 {
+    format!("{x:.12e}").parse().unwrap_or(x)
 }
 
 /// A limit of the container.
@@ -295,10 +368,11 @@ impl Config {
         self.0.iter().map(|(k, v)| (k.as_str(), v))
     }
 
-    /// A text that is equal exactly for equal configs.
+    /// A text that is equal exactly for equal configs: compact JSON, so that a text with a space or an equals
+    /// sign is not taken for another config.
     #[must_use]
     pub fn key(&self) -> String {
-        self.to_string()
+        serde_json::to_string(self).unwrap_or_else(|_| self.to_string())
     }
 }
 
@@ -437,15 +511,26 @@ impl Space {
             .try_fold(1_u64, |n, p| n.checked_mul(p.domain.size()?))
     }
 
-    /// The names that expressions may use, each with whether it is a text.
+    /// The names that expressions may use, each with the kind of its values.
     #[must_use]
-    pub fn names(parameters: &[Parameter]) -> Vec<(String, bool)> {
+    pub fn names(parameters: &[Parameter]) -> Vec<(String, Kind)> {
         parameters
             .iter()
             .map(|p| {
-                let text = matches!(&p.domain, Domain::Choice { values } if values.iter().any(|v| matches!(v, Value::Text(_))));
-                (p.name.clone(), text)
+                let kind = match &p.domain {
+                    Domain::Choice { values } if values.iter().any(|v| matches!(v, Value::Text(_))) => {
+                        Kind::Text
+                    }
+                    Domain::Choice { values } if values.iter().any(|v| matches!(v, Value::Bool(_))) => {
+                        Kind::Bool
+                    }
+                    _ => Kind::Number,
+                };
+                (p.name.clone(), kind)
             })
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,326 @@
 //! The load engine: open loop on an absolute schedule, latency from the scheduled time.
+//!
+//! A [`Generator`] is prepared once from the spec and driven once a probe. Requests leave when the schedule says and not
+//! when answers come back, so a service that stalls is measured as its users would see it (no coordinated omission). The
+//! generator also measures itself, and [`generator_verdict`](crate::measurement::generator_verdict) says when a
+//! probe tells more about it than about the service.
+//!
+//! Reading order: `schedule` (when), `mix` (what), `engine` (one probe), `link` (one connection), `classify` (how it ended),
+//! `ledger` (the counts), `clock` and `health` (this machine). Deliberately not here: whether a rate is sustainable, which
+//! rate comes next, retries of failed requests, redirects, cookies, HTTP/2.
+
+mod classify;
+mod clock;
+mod endpoint;
+mod engine;
+mod health;
+mod ledger;
+mod link;
+mod mix;
+pub mod schedule;
+
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::capacity::ProbePlan;
+use crate::measurement::{Bin, Measurement, OutcomeClass};
+use crate::spec::LoadSpec;
+use endpoint::Endpoint;
+use engine::{Event, Order, Setup, Stop};
+use link::Link;
+use mix::{Mix, Pick, Picks};
+
+/// Bytes of a body that a sample shows.
+const SAMPLE_TEXT: usize = 200;
+
+/// Why load could not be generated. What the service does wrong is never an error: it is in the measurement.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Not a URL that load can be sent to.
+    #[error("`{url}` cannot be used as a base URL: {why}")]
+    Url {
+        /// As given, without a password.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No address for a host.
+    #[error("no address found for host `{host}`: {why}")]
+    Resolve {
+        /// The host.
+        host: String,
+        /// The resolver's answer.
+        why: String,
+    },
+    /// A public address that the user did not name.
+    #[error(
+        "`{host}` ({address}) is neither this machine nor a private network; load is sent there only when the host is named in `allow_remote`"
+    )]
+    Remote {
+        /// The host.
+        host: String,
+        /// Its public address.
+        address: IpAddr,
+    },
+    /// A request that cannot be sent as described.
+    #[error("{0}")]
+    Request(String),
+    /// The trust store could not be read.
+    #[error("cannot set up TLS: {0}")]
+    Tls(String),
+    /// The generator's thread cannot run where it should.
+    #[error("cannot pin the generator to cpu {cpu}: {why}")]
+    Cpu {
+        /// The CPU.
+        cpu: usize,
+        /// Why not.
+        why: String,
+    },
+    /// Thread, timer or runtime.
+    #[error("the load engine cannot run: {0}")]
+    Engine(#[source] std::io::Error),
+    /// The engine's thread ended without a word: a bug.
+    #[error("the load engine ended without a result")]
+    Died,
+}
+
+/// One request of a smoke sample and what came back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampleRow {
+    /// Index in the mix.
+    pub request: usize,
+    /// "GET /items/7", variables filled in.
+    pub line: String,
+    /// Base URL it was sent to.
+    pub endpoint: String,
+    /// Status of the answer, where one came.
+    pub status: Option<u16>,
+    /// Bytes of the body.
+    pub bytes: u64,
+    /// From just before connecting to the last byte.
+    pub latency: Duration,
+    /// How it ended.
+    pub class: OutcomeClass,
+    /// Begin of the body, escaped and at most 200 bytes of it.
+    pub body: String,
+    /// What went wrong below HTTP, for people.
+    pub error: Option<String>,
+}
+
+/// A prepared load: mix, endpoints and options. Each [`drive`](Self::drive) is one probe on a thread and connections of its own.
+#[derive(Debug)]
+pub struct Generator {
+    setup: Arc<Setup>,
+    seed: u64,
+    /// Probes driven so far: each has its own stream of the seed.
+    probes: AtomicU64,
+    /// Shortest median service time seen so far, milliseconds.
+    unloaded_ms: Mutex<Option<f64>>,
+}
+
+impl Generator {
+    /// Parses and resolves `base_urls` (used in turn), checks that each host is this machine, a private network or named in
+    /// `spec.allow_remote` (invariant 8), and prepares the mix. The same `seed` gives the same arrivals, requests and variables, probe by probe.
+    ///
+    /// # Errors
+    /// What is wrong with a URL, a request or the trust store; nothing has been sent then. Resolving a name may block briefly.
+    pub fn prepare(spec: &LoadSpec, base_urls: &[String], seed: u64) -> Result<Self, LoadError> {
+        if base_urls.is_empty() {
+            return Err(LoadError::Request(
+                "there is no base URL to send requests to".into(),
+            ));
+        }
+        if spec.connections == 0 {
+            return Err(LoadError::Request("`connections` must be at least 1".into()));
+        }
+        if spec.timeout < Duration::from_millis(1) {
+            return Err(LoadError::Request("`timeout` must be at least 1ms".into()));
+        }
+        let endpoints = base_urls
+            .iter()
+            .map(|u| Endpoint::open(u, &spec.allow_remote))
+            .collect::<Result<Vec<_>, _>>()?;
+        let tls = match endpoints.iter().any(|e| e.tls) {
+            true => Some(engine::tls_connector()?),
+            false => None,
+        };
+        Ok(Self {
+            setup: Arc::new(Setup {
+                mix: Mix::prepare(spec, &endpoints)?,
+                endpoints,
+                tls,
+                timeout: spec.timeout,
+                connections: spec.connections,
+                arrivals: spec.arrivals,
+                cpu: spec.cpu,
+                keep_alive: spec.keep_alive,
+            }),
+            seed,
+            probes: AtomicU64::new(0),
+            unloaded_ms: Mutex::new(None),
+        })
+    }
+
+    /// Runs `plan.lead_in` and `plan.window` at `plan.rate`, then waits up to `plan.drain` until nothing is in flight. `watch` sees
+    /// each finished bin of the window; `Break(reason)` ends the window there and gives up what was not sent yet.
+    ///
+    /// Cancel-safe: dropping the future stops the load at once and closes its connections.
+    ///
+    /// # Errors
+    /// When the engine itself could not run. What the service did is in the measurement.
+    pub async fn drive(
+        &self,
+        plan: &ProbePlan,
+        watch: &mut (dyn FnMut(&Bin) -> ControlFlow<String> + Send),
+    ) -> Result<Measurement, LoadError> {
+        let number = self.probes.fetch_add(1, Ordering::Relaxed);
+        let order = Order {
+            rate: plan.rate,
+            lead_in: plan.lead_in,
+            window: plan.window,
+            drain: plan.drain,
+            seed: self.seed.wrapping_add(number),
+        };
+        raise_descriptors(self.setup.connections);
+        let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let stop = Arc::new(Stop::default());
+        let guard = AbortOnDrop(Arc::clone(&stop));
+        let setup = Arc::clone(&self.setup);
+        std::thread::Builder::new()
+            .name("autotune-load".into())
+            .spawn(move || engine::run(setup, order, &stop, &sender))
+            .map_err(LoadError::Engine)?;
+        let mut stopping = false;
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Bin(bin) if !stopping => {
+                    if let ControlFlow::Break(reason) = watch(&bin) {
+                        guard.0.end_window(reason);
+                        stopping = true;
+                    }
+                }
+                Event::Bin(_) => {}
+                Event::Done(result) => {
+                    let (mut measurement, first_ms) = *result?;
+                    self.remember(&mut measurement, first_ms);
+                    return Ok(measurement);
+                }
+            }
+        }
+        Err(LoadError::Died)
+    }
+
+    /// Keeps the shortest service time seen: what the service takes while it has least to do.
+    fn remember(&self, m: &mut Measurement, first_ms: Option<f64>) {
+        let median = (m.good >= 20).then_some(m.service_ms.p50);
+        let mut known = self.unloaded_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = [*known, first_ms, median].into_iter().flatten().reduce(f64::min);
+        m.generator.unloaded_service_ms = *known;
+    }
+
+    /// Sends every request of the mix `times` times to the endpoints in turn, one after the other with `gap` between, and reports
+    /// what came back: a smoke test, not a measurement.
+    ///
+    /// # Errors
+    /// None at present; a service that does not answer is in the rows.
+    pub async fn sample(&self, times: u32, gap: Duration) -> Result<Vec<SampleRow>, LoadError> {
+        let mix = &self.setup.mix;
+        let mut picks = Picks::new(mix, self.seed);
+        let mut rows = Vec::new();
+        for kind in (0..times).flat_map(|_| 0..mix.len()) {
+            if !rows.is_empty() {
+                tokio::time::sleep(gap).await;
+            }
+            let pick = Pick {
+                kind: u16::try_from(kind).unwrap_or(0),
+                ..picks.next(mix)
+            };
+            rows.extend(
+                self.sample_one(pick, rows.len() % self.setup.endpoints.len())
+                    .await,
+            );
+        }
+        Ok(rows)
+    }
+
+    async fn sample_one(&self, pick: Pick, at: usize) -> Option<SampleRow> {
+        let endpoint = self.setup.endpoints.get(at)?;
+        let request = self.setup.mix.request(pick, at)?;
+        let expectation = self.setup.mix.expectation(pick)?;
+        let begun = Instant::now();
+        let mut row = SampleRow {
+            request: usize::from(pick.kind),
+            line: format!("{} {}", request.method(), request.uri()),
+            endpoint: endpoint.name.clone(),
+            status: None,
+            bytes: 0,
+            latency: Duration::ZERO,
+            class: OutcomeClass::ClientTimeout,
+            body: String::new(),
+            error: None,
+        };
+        let tls = self.setup.tls.as_ref().map(|t| &t.0);
+        let exchange = async {
+            let mut link = match Link::open(endpoint, tls).await {
+                Ok(link) => link,
+                Err(e) => return (e.class, None, Err(e.why)),
+            };
+            match link.exchange(request, expectation, true).await {
+                Ok(a) => (a.class, Some(a.status), Ok((a.bytes, a.text))),
+                Err(e) => (e.class, e.status, Err(e.why)),
+            }
+        };
+        match tokio::time::timeout(self.setup.timeout, exchange).await {
+            Err(_) => row.error = Some("no complete answer in time".into()),
+            Ok((class, status, result)) => {
+                (row.class, row.status) = (class, status);
+                match result {
+                    Ok((bytes, text)) => {
+                        row.bytes = bytes;
+                        row.body = engine::shown_text(&text, SAMPLE_TEXT);
+                    }
+                    Err(why) => row.error = Some(why),
+                }
+            }
+        }
+        row.latency = begun.elapsed();
+        Some(row)
+    }
+}
+
+/// Stops the engine when the drive is dropped.
+struct AbortOnDrop(Arc<Stop>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Raises the soft limit of open files towards the hard one where so many connections would not fit.
+fn raise_descriptors(connections: u32) {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let now = getrlimit(Resource::Nofile);
+        let wanted = u64::from(connections) + 256;
+        if let Some(current) = now.current
+            && current < wanted
+        {
+            let current = now.maximum.map_or(wanted, |most| most.min(wanted));
+            // Refused: then connections fail as "no file descriptors", which is said.
+            let _ = setrlimit(
+                Resource::Nofile,
+                Rlimit {
+                    current: Some(current),
+                    maximum: now.maximum,
+                },
+            );
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = connections;
+}

@@ -1,7 +1,8 @@
-//! The space file: as typed (`raw`), and the one conversion to a validated `StudySpec`.
+//! The space file: one table of its keys (`keys`), and the one conversion to a validated `StudySpec` (`parse`).
 //!
 //! Every error is found in one pass, with file, line, column and a hint; later code never checks again.
-//! Nothing here touches Docker, the network or the results folder.
+//! Nothing here touches Docker, the network or the results folder; only `file` reads, the space file and those
+//! that it names.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,9 +10,34 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::expr::Expr;
 use crate::slo::Slo;
-use crate::space::{Space, Value};
+use crate::space::{Constraint, Space, Value};
 use crate::units::{Ratio, Rps};
+
+mod common;
+mod context;
+mod domain;
+mod errors;
+mod expressions;
+mod file;
+mod keys;
+mod lists;
+mod load;
+mod parameters;
+mod parse;
+mod reader;
+mod schema;
+mod settings;
+mod sut;
+
+#[cfg(test)]
+mod tests;
+
+pub use errors::{SpecError, SpecErrors};
+pub use file::load;
+pub use parse::parse;
+pub use schema::{reference, schema};
 
 /// A validated study.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,8 +70,14 @@ pub struct StudySpec {
     pub confirm: ConfirmSpec,
     /// What is wanted: the highest rate, or the lowest cost at a required rate.
     pub objective: Objective,
-    /// SHA-256 of everything that makes trials comparable: sut, parameters, constraints, load, slo, capacity, objective.
-    /// Names of environment variables count, the values that `${NAME}` brought in don't.
+    /// What all instances together may take of the database's connections.
+    pub connections: Option<ConnectionBudget>,
+    /// What is odd but no mistake, each with its file, line and column.
+    pub warnings: Vec<String>,
+    /// Values that came from the environment or stand under `env` and `headers`: for redaction.
+    pub secrets: Vec<Secret>,
+    /// SHA-256 of everything that makes trials comparable: sut, parameters, constraints, load, slo, capacity, objective, budget.
+    /// Names of environment variables count, the texts that `${NAME}` brought in don't.
     pub hash: String,
     /// The same by section, so that a refused resume can say what changed.
     pub section_hashes: BTreeMap<String, String>,
@@ -59,6 +91,86 @@ pub enum Objective {
     SustainableRps,
     /// The cheapest config that carries this rate.
     CostAt(Rps),
+}
+
+/// The connection budget: `uses` <= `share` * usable - `headroom`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConnectionBudget {
+    /// Usable connections where the file says them; None: ask Postgres (max_connections, less the reserved and
+    /// those of others), then call [`StudySpec::limit_connections`].
+    pub usable: Option<u32>,
+    /// Connections that a config uses, all instances together.
+    pub uses: Expr,
+    /// Left free for others.
+    pub headroom: u32,
+    /// The part of the usable ones that may be taken.
+    pub share: Ratio,
+}
+
+impl ConnectionBudget {
+    /// The constraint that `usable` connections make.
+    pub fn constraint(&self, usable: u32) -> Result<Constraint, String> {
+        let most = (self.share.get() * f64::from(usable)).floor() - f64::from(self.headroom);
+        if most < 1.0 {
+            return Err(format!(
+                "the connection budget leaves nothing: {} of {usable} usable connections, less {} of headroom",
+                self.share, self.headroom
+            ));
+        }
+        let text = format!("({}) <= {most}", self.uses.text());
+        let that = self.uses.with_text(&text).map_err(|e| format!("`{text}`: {e}"))?;
+        let why = format!("the connection budget: {usable} usable connections of the database");
+        Ok(Constraint { that, why })
+    }
+}
+
+impl StudySpec {
+    /// Adds the constraint of the connection budget, once the database has said how many are usable. An error
+    /// gives the arithmetic: nothing left, or today's configuration beyond it.
+    pub fn limit_connections(&mut self, usable: u32) -> Result<(), String> {
+        let Some(budget) = &self.connections else {
+            return Ok(());
+        };
+        let constraint = budget.constraint(usable)?;
+        self.space.constraints.push(constraint);
+        if !self.baseline_unknown.is_empty() {
+            return Ok(());
+        }
+        match self.space.violation(&self.space.baseline()) {
+            Some(why) => Err(format!("today's configuration does not fit: {why}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Fills the baselines that the file left out with `today`, what the service has. Errors say which
+    /// parameter and what to write; afterwards the baseline is known and legal.
+    pub fn set_baselines(&mut self, today: &BTreeMap<String, Value>) -> Result<(), String> {
+        let mut problems = Vec::new();
+        for name in &self.baseline_unknown {
+            let Some(p) = self.space.parameters.iter_mut().find(|p| p.name == *name) else {
+                continue;
+            };
+            match today.get(name).map(|v| (v, p.domain.adopt(v))) {
+                Some((_, Some(v))) => p.baseline = v,
+                Some((v, None)) => problems.push(format!(
+                    "{name} is {v} in the service today, outside {}: widen the range", p.domain
+                )),
+                None => problems.push(format!(
+                    "what {name} is today can't be read from the service: write baseline = ... under [parameters.{name}]"
+                )),
+            }
+        }
+        if problems.is_empty()
+            && let Some(why) = self.space.violation(&self.space.baseline())
+        {
+            problems.push(format!("today's configuration is not legal: {why}"));
+        }
+        if !problems.is_empty() {
+            return Err(problems.join("; "));
+        }
+        self.baseline_unknown.clear();
+        Ok(())
+    }
 }
 
 /// The system under test.
@@ -147,7 +259,7 @@ pub struct ReadySpec {
 }
 
 /// What is sent.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct LoadSpec {
     /// Per request, from the scheduled time.
     pub timeout: Duration,
@@ -169,6 +281,40 @@ pub struct LoadSpec {
     pub allow_remote: Vec<String>,
 }
 
+/// Header names; the values may be secrets.
+fn header_names(headers: &[(String, String)]) -> Vec<&str> {
+    headers.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+impl std::fmt::Debug for LoadSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadSpec")
+            .field("timeout", &self.timeout)
+            .field("connections", &self.connections)
+            .field("arrivals", &self.arrivals)
+            .field("headers", &header_names(&self.headers))
+            .field("requests", &self.requests)
+            .field("vars", &self.vars.keys())
+            .field("cpu", &self.cpu)
+            .field("keep_alive", &self.keep_alive)
+            .field("allow_remote", &self.allow_remote)
+            .finish()
+    }
+}
+
+impl std::fmt::Debug for RequestSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestSpec")
+            .field("weight", &self.weight)
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .field("headers", &header_names(&self.headers))
+            .field("body_bytes", &self.body.as_ref().map(Vec::len))
+            .field("expect", &self.expect)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Spacing of arrivals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -181,7 +327,7 @@ pub enum Arrivals {
 }
 
 /// One request of the mix.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct RequestSpec {
     /// Share of the mix, relative to the others' sum.
     pub weight: f64,

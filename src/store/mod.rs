@@ -1,11 +1,23 @@
 //! The study's journal. It keeps; it never decides. One trait with one conformance suite; SQLite here.
 //!
-//! Every call is durable when it returns. Facts are appended; a trial is closed once.
+//! Every call is durable when it returns. Facts are appended; a trial is closed once. What is *derived* from
+//! the journal (CSV, recommendation, HTML) is `report`'s business and written elsewhere; the lock that keeps
+//! a second run away is the driver's.
+
+mod folder;
+mod histograms;
+mod record;
+mod sqlite;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use folder::{Entry, archive, list};
+pub use record::{About, SpaceRecord};
+pub use sqlite::{JOURNAL_FILE, Sqlite, WriteFault, WriteHook};
+
+use crate::measurement::Histograms;
 use crate::space::Config;
 use crate::trial::{Outcome, Probe, Trial, TrialPhase};
 
@@ -24,6 +36,9 @@ pub enum StoreError {
     /// Held by somebody else (exit 75).
     #[error("{0}")]
     Locked(String),
+    /// The call contradicts what the journal holds: a number out of turn, a trial closed twice (our bug, exit 70).
+    #[error("{0}")]
+    Conflict(String),
 }
 
 /// What makes a study one study; written once.
@@ -43,6 +58,12 @@ pub struct StudyMeta {
     pub version: String,
     /// RFC 3339, UTC.
     pub created_at: String,
+    /// The search space, so that `tell`, `recommend` and `report` need no space file.
+    #[serde(default)]
+    pub space: SpaceRecord,
+    /// What a reader of the results must know besides: the objective, the requests, the service's name.
+    #[serde(default)]
+    pub about: About,
 }
 
 /// A trial about to begin.
@@ -69,6 +90,18 @@ pub struct TrialEnd {
     pub binding: Option<String>,
 }
 
+/// Kinds of event that other rooms read back; any other kind is for people.
+pub mod kinds {
+    /// A flat table of texts for environment.toml: host, cores, memory, kernel, engine, image ids.
+    pub const ENVIRONMENT: &str = "environment";
+    /// The decision of the finals, as `report::FinalDecision`; the last one counts.
+    pub const DECISION: &str = "decision";
+    /// One sentence on what binds the recommended config: a text.
+    pub const BINDS: &str = "binds";
+    /// Something that a reader of the report must know: a text.
+    pub const WARNING: &str = "warning";
+}
+
 /// The journal.
 #[allow(async_fn_in_trait)] // generic use inside this crate
 pub trait Journal {
@@ -84,6 +117,8 @@ pub trait Journal {
     async fn finish_trial(&self, trial: u32, end: &TrialEnd) -> Result<(), StoreError>;
     /// All trials with their probes, by number (histograms left out).
     async fn trials(&self) -> Result<Vec<Trial>, StoreError>;
+    /// The full histograms of one probe, where they were kept.
+    async fn histograms(&self, trial: u32, probe: u32) -> Result<Option<Histograms>, StoreError>;
     /// Appends an event (intent or outcome of a side effect, drift, decision) as JSON; bounded length.
     async fn log(&self, kind: &str, detail: &serde_json::Value) -> Result<(), StoreError>;
     /// All events of a kind, oldest first.

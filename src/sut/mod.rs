@@ -3,9 +3,20 @@
 //!
 //! Not here: load, judgement, telemetry.
 
+pub mod child;
+pub mod command;
+pub mod docker;
+pub mod process;
+pub mod ready;
+pub mod redact;
+pub mod simulated;
+
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::space::{Binding, Config, Parameter, Value};
+use crate::spec::{SutKind, SutSpec};
 use crate::trial::Failure;
 
 /// A running deployment.
@@ -72,6 +83,8 @@ pub struct SutFacts {
     pub environment: BTreeMap<String, String>,
     /// Environment variables whose values must never be shown (all but the tuned ones): for redaction.
     pub secrets: Vec<crate::spec::Secret>,
+    /// What no second run may work on meanwhile: one lock for each. Stable for a container, "container-0123456789ab".
+    pub lock_keys: Vec<String>,
 }
 
 /// How the deployment is now.
@@ -81,8 +94,63 @@ pub enum Health {
     Running,
     /// Ended or damaged, and the config is to blame.
     Failed(Failure, String),
-    /// Could not be asked, or was taken away by somebody.
+    /// Could not be asked: an infrastructure fault.
     Unknown(String),
+    /// Somebody changed or took away what this run works on: the run ends, exit 69. Says what to do.
+    Foreign(String),
+}
+
+/// What somebody outside of this process must know to clean up when it is killed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "note", rename_all = "snake_case")]
+pub enum Note {
+    /// A process group was started.
+    Group {
+        /// Its id, the leader's pid.
+        pid: u32,
+        /// The leader's start, clock ticks since boot.
+        started: u64,
+    },
+    /// It has ended.
+    GroupGone {
+        /// Its id.
+        pid: u32,
+    },
+    /// A script deploys now; this takes it away.
+    Deployed {
+        /// Program and arguments.
+        teardown: Vec<String>,
+        /// Its environment. Never written to a file.
+        env: BTreeMap<String, String>,
+    },
+    /// It was taken away.
+    TakenAway,
+}
+
+type NoteSink = dyn Fn(&Note) + Send + Sync;
+
+/// Where notes go; nowhere by default.
+#[derive(Clone, Default)]
+pub struct Notes(Option<Arc<NoteSink>>);
+
+impl Notes {
+    /// Notes go to `sink`, which must not block for long.
+    pub fn to(sink: impl Fn(&Note) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(sink)))
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // made for this call
+    fn send(&self, note: Note) {
+        if let Some(sink) = &self.0 {
+            sink(&note);
+        }
+    }
+}
+
+impl std::fmt::Debug for Notes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Notes").field(&self.0.is_some()).finish()
+    }
 }
 
 /// A way to deploy. Every call has its own deadline.
@@ -117,4 +185,89 @@ pub fn tuned_env(parameters: &[Parameter], config: &Config) -> BTreeMap<String, 
             _ => None,
         })
         .collect()
+}
+
+/// Every way to deploy, chosen by the spec.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // one for each run
+pub enum AnySut {
+    /// A container.
+    Docker(docker::DockerSut),
+    /// A child process; the demo API too.
+    Process(process::ProcessSut),
+    /// Somebody's scripts.
+    Command(command::CommandSut),
+    /// Arithmetic.
+    Simulated(simulated::SimulatedSut),
+}
+
+/// The way to deploy that `spec` names. Nothing is touched; `results` is where what is being done is recorded.
+pub fn open(spec: &SutSpec, run_id: &str, results: &Path) -> Result<AnySut, SutError> {
+    Ok(match &spec.kind {
+        SutKind::Docker(target) => {
+            let engine = docker::engine::Engine::from_env()?;
+            AnySut::Docker(docker::DockerSut::new(engine, spec, target, run_id, results))
+        }
+        SutKind::Process { command } => AnySut::Process(process::ProcessSut::new(spec, command.clone())),
+        SutKind::Command { deploy, teardown } => {
+            AnySut::Command(command::CommandSut::new(spec, deploy, teardown))
+        }
+        SutKind::Simulated { model } => AnySut::Simulated(simulated::SimulatedSut::new(model)),
+        SutKind::Demo => {
+            let own = std::env::current_exe().map_err(|e| SutError::Refused {
+                exit: 74,
+                message: format!("cannot find the tool's own executable: {e}"),
+            })?;
+            AnySut::Process(process::ProcessSut::demo(spec, &own))
+        }
+    })
+}
+
+impl AnySut {
+    /// Who is told what must be cleaned up when this process is killed.
+    pub fn set_notes(&mut self, notes: Notes) {
+        match self {
+            Self::Process(s) => s.set_notes(notes),
+            Self::Command(s) => s.set_notes(notes),
+            // Docker itself holds everything that is needed.
+            Self::Docker(_) | Self::Simulated(_) => {}
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $s:ident => $call:expr) => {
+        match $self {
+            AnySut::Docker($s) => $call,
+            AnySut::Process($s) => $call,
+            AnySut::Command($s) => $call,
+            AnySut::Simulated($s) => $call,
+        }
+    };
+}
+
+impl Sut for AnySut {
+    async fn preflight(&mut self, parameters: &[Parameter]) -> Result<SutFacts, SutError> {
+        each!(self, s => s.preflight(parameters).await)
+    }
+    async fn deploy(
+        &mut self,
+        trial: u32,
+        parameters: &[Parameter],
+        config: &Config,
+    ) -> Result<Deployment, SutError> {
+        each!(self, s => s.deploy(trial, parameters, config).await)
+    }
+    async fn health(&mut self) -> Health {
+        each!(self, s => s.health().await)
+    }
+    async fn log_tail(&mut self) -> String {
+        each!(self, s => s.log_tail().await)
+    }
+    async fn teardown(&mut self) -> Result<(), SutError> {
+        each!(self, s => s.teardown().await)
+    }
+    async fn restore(&mut self) -> Result<Option<String>, SutError> {
+        each!(self, s => s.restore().await)
+    }
 }

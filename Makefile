@@ -1,0 +1,27 @@
+# What CI runs and people type. `make test` is all that a fresh Debian machine as root needs.
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: help test lint unit stack-test demo soak bench stack stack-down clean
+
+help:            ## this list
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 14
+
+test:            ## everything, the real stack included (brings the engine and images up where they are missing)
+	scripts/test
+
+lint:            ## format and lints, as strict as CI
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+
+unit:            ## the tests that need nothing but cargo
+	$(CARGO) test --locked
+
+demo:            ## the main job on the built-in API
+	$(CARGO) run --release --locked -- demo
+
+stack:           ## the demo stack up, for trying experiments/
+	eval "$$(scripts/engine)" && scripts/images && docker compose up -d --build --wait
+
+stack-down:      ## and down again
+	docker compose down -v

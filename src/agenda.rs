@@ -1,0 +1,227 @@
+//! What the study does next, as a pure function of the trials so far and the time that is left.
+//!
+//! Baseline first, then search trials with the baseline again now and then (drift), then the finals. It keeps
+//! no state: a resumed study goes on where the journal ends.
+
+use std::time::Duration;
+
+use crate::capacity::CapacityVerdict;
+use crate::finals::{self, Decision, FinalResult, FinalStep, FinalsPlan};
+use crate::optimizer::{self, Ask, AskContext, Optimizer};
+use crate::space::{Config, Space};
+use crate::trial::{History, Outcome, Trial, TrialPhase};
+use crate::units::Rps;
+
+/// Finals never take more than this share of a budget.
+const FINALS_SHARE: f64 = 0.4;
+
+/// The study's limits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Most search trials.
+    pub trials: Option<u32>,
+    /// Kept for the finals; None: computed from measured times.
+    pub reserve: Option<Duration>,
+    /// Most rounds of the finals.
+    pub pairs: u32,
+    /// The recorded seed.
+    pub seed: u64,
+    /// The rate that is required, where the cheapest config that carries it is wanted.
+    pub required: Option<Rps>,
+}
+
+/// The time that the run has used and has left.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Clock {
+    /// The whole budget, where there is one.
+    pub budget: Option<Duration>,
+    /// What is left of it.
+    pub left: Option<Duration>,
+}
+
+/// The next thing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// Run this trial.
+    Trial {
+        /// Part of the run.
+        phase: TrialPhase,
+        /// Config.
+        config: Config,
+        /// Round of the finals.
+        round: Option<u32>,
+    },
+    /// The search is over, for this reason; the finals begin (ask again with `searching` false).
+    SearchOver(String),
+    /// The finals decided.
+    Decided(Box<Decision>),
+    /// Nothing can be decided; why.
+    Nothing(String),
+}
+
+/// History for the optimizer: what every trial but the finals tells.
+#[must_use]
+pub fn history(trials: &[Trial]) -> History {
+    trials.iter().filter_map(Trial::observation).collect()
+}
+
+/// The next trial of the search, or why it is over.
+#[must_use]
+pub fn next_search(
+    space: &Space,
+    limits: &Limits,
+    trials: &[Trial],
+    clock: Clock,
+    optimizer: &dyn Optimizer,
+) -> Next {
+    let over = |why: &str| Next::SearchOver(why.to_owned());
+    if trials.iter().any(|t| t.phase == TrialPhase::Final) {
+        return over("the finals had begun");
+    }
+    let baseline = space.baseline();
+    let ended = |t: &&Trial| matches!(t.outcome, Some(Outcome::Measured { .. } | Outcome::Failed { .. }));
+    if !trials
+        .iter()
+        .filter(ended)
+        .any(|t| t.phase == TrialPhase::Baseline)
+    {
+        return trial(TrialPhase::Baseline, baseline, None);
+    }
+    let searched = trials
+        .iter()
+        .filter(ended)
+        .filter(|t| t.phase == TrialPhase::Search)
+        .count();
+    if limits.trials.is_some_and(|n| searched >= n as usize) {
+        return over("all trials of the budget are done");
+    }
+    if let Some(left) = clock.left
+        && left < finals_reserve(limits, trials, clock).saturating_add(typical(trials, false))
+    {
+        return over("the rest of the time is kept for the finals");
+    }
+    let history = history(trials);
+    let context = AskContext {
+        seed: limits.seed,
+        trials: affordable(limits, trials, clock),
+        required: limits.required,
+    };
+    match optimizer.ask(space, &history, &context) {
+        Ask::Config(config) => trial(optimizer::phase_of(space, &history, &config), config, None),
+        Ask::Stop(why) => over(&why),
+    }
+}
+
+/// The next trial of the finals, or the decision.
+#[must_use]
+pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Next {
+    let history = history(trials);
+    let finalists = finals::finalists(space, &history, limits.required);
+    if finalists.is_empty() {
+        return Next::Nothing("nothing but today's configuration carried anything: it stays".to_owned());
+    }
+    let done: Vec<FinalResult> = trials.iter().filter_map(FinalResult::of_trial).collect();
+    let round = typical(trials, true).saturating_mul(u32::try_from(finalists.len() + 1).unwrap_or(u32::MAX));
+    let another = clock.left.is_none_or(|left| left >= round);
+    let noise = optimizer::recommend(space, &history, limits.required).map_or(0.05, |r| r.noise);
+    let plan = FinalsPlan::new(limits.pairs, limits.seed).with_noise(noise);
+    match finals::next_final(&plan, space, &finalists, &space.baseline(), &done, another) {
+        FinalStep::Measure { config, round } => trial(TrialPhase::Final, config, Some(round)),
+        FinalStep::Decided(decision) => Next::Decided(Box::new(decision)),
+    }
+}
+
+fn trial(phase: TrialPhase, config: Config, round: Option<u32>) -> Next {
+    Next::Trial { phase, config, round }
+}
+
+/// Search trials that trials and time allow in all, as far as that is known: the search spends them by it.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn affordable(limits: &Limits, trials: &[Trial], clock: Clock) -> Option<u32> {
+    let by_time = clock.left.map(|left| {
+        let free = left
+            .saturating_sub(finals_reserve(limits, trials, clock))
+            .as_secs_f64();
+        let each = typical(trials, false).as_secs_f64().max(1.0);
+        u32::try_from(trials.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add((free / each).min(1e6) as u32)
+    });
+    match (limits.trials, by_time) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Median seconds of a measured trial; of the finals where there are any and they are asked for.
+fn typical(trials: &[Trial], finals: bool) -> Duration {
+    let of = |final_only: bool| {
+        let mut s: Vec<f64> = trials
+            .iter()
+            .filter(|t| !final_only || t.phase == TrialPhase::Final)
+            .filter(|t| matches!(t.outcome, Some(Outcome::Measured { .. })) && t.seconds.is_finite())
+            .map(|t| t.seconds)
+            .collect();
+        s.sort_by(f64::total_cmp);
+        s.get(s.len() / 2).copied()
+    };
+    let seconds = finals
+        .then(|| of(true))
+        .flatten()
+        .or_else(|| of(false))
+        .unwrap_or(0.0);
+    Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0))
+}
+
+/// Time kept for the finals: three finalists and the baseline, two to `pairs` rounds, at most a share of the budget.
+#[must_use]
+pub fn finals_reserve(limits: &Limits, trials: &[Trial], clock: Clock) -> Duration {
+    if let Some(r) = limits.reserve {
+        return r;
+    }
+    let round = typical(trials, false).saturating_mul(4);
+    let wanted = round.saturating_mul(limits.pairs.max(2));
+    let cap = clock.budget.map_or(wanted, |b| b.mul_f64(FINALS_SHARE));
+    wanted.min(cap).max(round.saturating_mul(2))
+}
+
+/// The best sustainable rate among comparable trials.
+#[must_use]
+pub fn incumbent(trials: &[Trial]) -> Option<Rps> {
+    trials
+        .iter()
+        .filter(|t| t.phase != TrialPhase::Final)
+        .filter_map(|t| {
+            t.capacity()
+                .filter(|c| c.verdict == CapacityVerdict::Sustainable)?
+                .sustainable_rps
+        })
+        .max_by(f64::total_cmp)
+        .and_then(|r| Rps::new(r).ok())
+}
+
+/// A guess for `config`: the rate of the nearest config that was measured, in the unit cube.
+#[must_use]
+pub fn prior_rate(space: &Space, trials: &[Trial], config: &Config) -> Option<Rps> {
+    let at = space.encode(config);
+    let distance = |c: &Config| -> f64 {
+        space
+            .encode(c)
+            .iter()
+            .zip(&at)
+            .map(|(a, b)| (a - b) * (a - b))
+            .sum()
+    };
+    trials
+        .iter()
+        .filter_map(|t| {
+            let c = t.capacity()?;
+            let rate = match c.verdict {
+                CapacityVerdict::AtMost => c.interval_rps[1],
+                _ => c.sustainable_rps?,
+            };
+            Some((distance(&t.config), rate))
+        })
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .and_then(|(_, rate)| Rps::new(rate).ok())
+}

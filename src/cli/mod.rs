@@ -1,0 +1,125 @@
+//! The command line: clap types and dispatch, one short function a command.
+//!
+//! Results go to stdout, progress and errors to stderr; the exit codes are those of `exit`.
+
+mod run;
+pub mod schema;
+mod signals;
+
+use std::io::Write;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit::{self, ExitError};
+
+/// Finds the pool and resource settings with which an API sustains the most load, and proves it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "autotune",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  autotune demo                               the whole job on the built-in API, about three minutes\n  \
+                  autotune check --space experiments/pool.toml   what a run would do; changes nothing\n  \
+                  autotune --space experiments/pool.toml         the night's work; the same command resumes it\n\n\
+                  Exit codes: 0 found and restored, 2 usage, 3 no gain, 64/65 space file, 69 Docker or API unavailable,\n\
+                  70 bug, 74 I/O, 75 locked, 76 restore failed, 77 permission, 129/130/143 interrupted and restored."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: run::RunArgs,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Print one JSON document to stdout and nothing else there.
+    #[arg(long, global = true, env = "AUTOTUNE_JSON")]
+    pub json: bool,
+    /// Only warnings and errors on stderr.
+    #[arg(long, short, global = true, env = "AUTOTUNE_QUIET")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The main job; the same as `autotune --space FILE`.
+    Run(run::RunArgs),
+    /// The same job on the built-in demo API and SQLite: needs nothing, takes about three minutes.
+    Demo(run::DemoArgs),
+    /// The demo's API itself; its limits are environment variables.
+    #[command(hide = true)]
+    DemoApi,
+}
+
+/// Runs the command line; returns the exit code.
+#[must_use]
+pub fn main(cli: Cli) -> u8 {
+    init_tracing();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(e) => {
+            let code = e.downcast_ref::<ExitError>().map_or(exit::SOFTWARE, |e| e.code);
+            // Nothing is left to do when stderr itself is gone.
+            drop(writeln!(std::io::stderr(), "autotune: {e:#}"));
+            code
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<u8> {
+    let global = cli.global;
+    match (cli.command, cli.run) {
+        (Some(Command::DemoApi), _) => {
+            let limits = crate::demo_api::Limits::from_env(&|name| std::env::var(name).ok())?;
+            crate::demo_api::run(limits).map(|()| exit::OK)
+        }
+        (Some(command), _) => block_on(async {
+            match command {
+                Command::Run(args) => Box::pin(run::run(&args, &global)).await,
+                Command::Demo(args) => Box::pin(run::demo(&args, &global)).await,
+                Command::DemoApi => Ok(exit::OK),
+            }
+        }),
+        (None, args) => block_on(Box::pin(run::run(&args, &global))),
+    }
+}
+
+/// The control plane's runtime. The load has a thread and a runtime of its own.
+fn block_on(work: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+/// RUST_LOG is honoured, except where a library would print secrets: clients log whole requests at debug.
+fn init_tracing() {
+    use tracing_subscriber::EnvFilter;
+    let asked = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let mut filter = EnvFilter::try_new(&asked).unwrap_or_else(|_| EnvFilter::new("warn"));
+    for cap in [
+        "bollard=warn",
+        "hyper=warn",
+        "hyper_util=warn",
+        "reqwest=warn",
+        "sqlx=warn",
+        "rustls=warn",
+        "h2=warn",
+    ] {
+        if let Ok(directive) = cap.parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second call (tests) finds a subscriber: that one stays.
+    drop(subscriber.try_init());
+}

@@ -1,1 +1,0 @@
-//! Evidence -> the binding constraint. Pure.

@@ -1,0 +1,365 @@
+//! The recommendation as files for production, and the environment it was found in. Only tuned variables are
+//! ever written: the service's other variables are unknown here.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::text::{CELL, clean, number, rate};
+use super::{FinalDecision, RenderError, Summary, objective_words};
+use crate::space::{Binding, Config, Limit, Value};
+
+#[derive(Serialize)]
+struct Recommended<'a> {
+    verdict: &'static str,
+    summary: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binds: Option<String>,
+    config: &'a Config,
+    today: &'a Config,
+    evidence: Evidence<'a>,
+}
+
+#[derive(Serialize)]
+struct Evidence<'a> {
+    rate_rps: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_interval_rps: Option<[f64; 2]>,
+    baseline_rps: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    baseline_interval_rps: Option<[f64; 2]>,
+    gain: f64,
+    gain_interval: [f64; 2],
+    confidence: f64,
+    pairs: u32,
+    minimum_detectable_gain: f64,
+    objective: String,
+    trials: usize,
+    probes: usize,
+    seed: u64,
+    image: &'a str,
+    host: String,
+    space_hash: &'a str,
+    study: &'a str,
+    measured_at: String,
+    tool: String,
+}
+
+fn round(x: f64, decimals: i32) -> f64 {
+    let k = 10_f64.powi(decimals);
+    let r = (x * k).round() / k;
+    if r.is_finite() { r } else { 0.0 }
+}
+
+/// recommended.toml: the config, the evidence for it and the verdict. An error without a decision.
+pub fn recommended_toml(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
+    let what = "recommended.toml";
+    let (Some(d), Some(config)) = (&s.decision, s.recommended()) else {
+        return Err(RenderError::new(what, "nothing was decided yet"));
+    };
+    let rounded = |i: [f64; 2]| i.map(|x| round(x, 3));
+    let interval = |c: &Config| s.sample(c).and_then(|x| x.interval_rps).map(rounded);
+    let recommended = Recommended {
+        verdict: d.verdict.name(),
+        summary: s.headline(),
+        binds: s.notes.binds.as_deref().map(|b| clean(b, CELL)),
+        config,
+        today: &s.baseline,
+        evidence: Evidence {
+            rate_rps: round(if s.is_win() { d.winner_rps } else { d.baseline_rps }, 3),
+            rate_interval_rps: interval(config),
+            baseline_rps: round(d.baseline_rps, 3),
+            baseline_interval_rps: interval(&s.baseline),
+            gain: round(d.gain[1], 4),
+            gain_interval: [round(d.gain[0], 4), round(d.gain[2], 4)],
+            confidence: 0.95,
+            pairs: d.pairs,
+            minimum_detectable_gain: round(d.minimum_detectable_gain, 4),
+            objective: objective_words(&s.meta.about.slo),
+            trials: s.trials.len(),
+            probes: s.trials.iter().map(|t| t.probes.len()).sum(),
+            seed: s.meta.seed,
+            image: &s.meta.identity,
+            host: s.hosts().join(", "),
+            space_hash: &s.meta.spec_hash,
+            study: &s.meta.name,
+            measured_at: s.rows.last().map_or(String::new(), |r| r.started_at.clone()),
+            tool: format!("autotune {}", s.meta.version),
+        },
+    };
+    let mut out = String::from(
+        "# What autotune recommends for this service, and the evidence. `gain` is a fraction: 0.43 is +43 %.\n",
+    );
+    if !s.is_win() {
+        out.push_str("# Nothing beat today's configuration beyond the noise: [config] is today's; `gain` is the best candidate's.\n");
+    }
+    out.push_str(&toml::to_string(&recommended).map_err(|e| RenderError::new(what, e))?);
+    Ok(out.into_bytes())
+}
+
+/// environment.toml: what the study ran with and on.
+pub fn environment_toml(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
+    #[derive(Serialize)]
+    struct Environment<'a> {
+        tool: String,
+        study: &'a str,
+        created_at: &'a str,
+        seed: u64,
+        space_hash: &'a str,
+        image: &'a str,
+        hosts: Vec<String>,
+        environment: BTreeMap<String, String>,
+        sections: &'a BTreeMap<String, String>,
+    }
+    let environment = Environment {
+        tool: format!("autotune {}", s.meta.version),
+        study: &s.meta.name,
+        created_at: &s.meta.created_at,
+        seed: s.meta.seed,
+        space_hash: &s.meta.spec_hash,
+        image: &s.meta.identity,
+        hosts: s.hosts(),
+        environment: s
+            .notes
+            .environment
+            .iter()
+            .map(|(k, v)| (clean(k, 80), clean(v, CELL)))
+            .collect(),
+        sections: &s.meta.section_hashes,
+    };
+    toml::to_string(&environment)
+        .map(String::into_bytes)
+        .map_err(|e| RenderError::new("environment.toml", e))
+}
+
+/// The evidence as comment lines, each beginning with `# `.
+#[must_use]
+pub(super) fn evidence_header(s: &Summary<'_>) -> String {
+    let mut lines = vec![format!(
+        "autotune {}, study {}",
+        s.meta.version,
+        clean(&s.meta.name, 120)
+    )];
+    lines.push(s.headline());
+    if let Some(d) = &s.decision {
+        lines.push(rates_line(s, d));
+    }
+    lines.push(format!(
+        "Objective: {}. Seed {}. Image {}. Host {}.",
+        objective_words(&s.meta.about.slo),
+        s.meta.seed,
+        clean(&s.meta.identity, 120),
+        s.hosts().join(", ")
+    ));
+    lines.iter().fold(String::new(), |mut out, l| {
+        let _ = writeln!(out, "# {}", clean(l, 600));
+        out
+    })
+}
+
+fn rates_line(s: &Summary<'_>, d: &FinalDecision) -> String {
+    let interval = |c: &Config| {
+        s.sample(c)
+            .and_then(|x| x.interval_rps)
+            .map_or(String::new(), |[lo, hi]| {
+                format!(" ({} to {})", rate(lo), rate(hi))
+            })
+    };
+    let best = if s.is_win() {
+        "recommended"
+    } else {
+        "best candidate"
+    };
+    format!(
+        "Measured again in interleaved rounds: today {} rps{}, {best} {} rps{}.",
+        rate(d.baseline_rps),
+        interval(&s.baseline),
+        rate(d.winner_rps),
+        interval(&d.config)
+    )
+}
+
+/// A value as KEY=VALUE files take it: bare where every reader agrees (docker run, compose, systemd), else
+/// in double quotes.
+fn env_quoted(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./:@%+,=-".contains(c);
+    if value.chars().all(plain) {
+        return value.to_owned();
+    }
+    let mut out = String::from("\"");
+    for c in value.chars() {
+        match c {
+            '"' | '\\' | '$' | '`' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// The parameters of `config` by what they set.
+pub(super) struct Settings {
+    /// Variable -> value.
+    pub(super) env: Vec<(String, Value)>,
+    /// Limit -> value.
+    pub(super) limits: BTreeMap<Limit, f64>,
+    /// Instances.
+    pub(super) replicas: Option<i64>,
+    /// Name -> value of what has no binding.
+    pub(super) unbound: Vec<(String, Value)>,
+}
+
+impl Settings {
+    pub(super) fn of(s: &Summary<'_>, config: &Config) -> Self {
+        let mut out = Self {
+            env: Vec::new(),
+            limits: BTreeMap::new(),
+            replicas: None,
+            unbound: Vec::new(),
+        };
+        for p in &s.space.parameters {
+            let Some(v) = config.get(&p.name) else { continue };
+            match &p.binding {
+                Binding::Env(name) => out.env.push((name.clone(), v.clone())),
+                Binding::Limit(limit) => {
+                    if let Some(x) = v.as_f64() {
+                        out.limits.insert(*limit, x);
+                    }
+                }
+                Binding::Replicas => out.replicas = v.as_f64().map(whole),
+                Binding::Unbound => out.unbound.push((p.name.clone(), v.clone())),
+            }
+        }
+        out
+    }
+
+    fn limit(&self, limit: Limit) -> Option<f64> {
+        self.limits.get(&limit).copied()
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)]
+fn whole(x: f64) -> i64 {
+    x.round() as i64
+}
+
+/// recommended.env: the tuned variables alone; limits as comments, because a variable cannot set them.
+#[must_use]
+pub fn recommended_env(s: &Summary<'_>) -> Vec<u8> {
+    let mut out = evidence_header(s);
+    let Some(config) = s.recommended() else {
+        return out.into_bytes();
+    };
+    let settings = Settings::of(s, config);
+    for (limit, x) in &settings.limits {
+        let _ = writeln!(out, "# limit: {}", limit_words(*limit, *x));
+    }
+    if let Some(n) = settings.replicas {
+        let _ = writeln!(out, "# instances: {n}");
+    }
+    for (name, v) in &settings.env {
+        let _ = writeln!(out, "{}={}", clean(name, 200), env_quoted(&v.to_string()));
+    }
+    out.into_bytes()
+}
+
+pub(super) fn limit_words(limit: Limit, x: f64) -> String {
+    match limit {
+        Limit::Cpus => format!("cpus {}", number(x, 3)),
+        Limit::Memory => format!("memory {} MiB", number(x, 0)),
+        Limit::CpuReservation => format!("cpu reservation {}", number(x, 3)),
+        Limit::MemoryReservation => format!("memory reservation {} MiB", number(x, 0)),
+    }
+}
+
+/// `text` as a YAML double-quoted scalar for a compose file, where `$` would begin a variable.
+fn yaml_quoted(text: &str) -> String {
+    // JSON's string form is a YAML flow scalar.
+    serde_json::Value::String(text.replace('$', "$$")).to_string()
+}
+
+/// docker-compose.recommended.yml: an override of the compose service. None where the study tuned no compose
+/// service. Limits are given in both of compose's forms, because compose refuses a file in which `cpus` and
+/// `deploy.resources.limits.cpus` differ, and the user's file may have either.
+#[must_use]
+pub fn compose_override(s: &Summary<'_>) -> Option<Vec<u8>> {
+    let service = s.meta.about.service.as_deref()?;
+    let settings = Settings::of(s, s.recommended()?);
+    let mut out = evidence_header(s);
+    out.push_str("# docker compose -f docker-compose.yml -f docker-compose.recommended.yml up -d\n");
+    let _ = writeln!(out, "services:\n  {}:", yaml_quoted(service));
+    if !settings.env.is_empty() {
+        out.push_str("    environment:\n");
+        for (name, v) in &settings.env {
+            let _ = writeln!(
+                out,
+                "      {}: {}",
+                yaml_quoted(name),
+                yaml_quoted(&v.to_string())
+            );
+        }
+    }
+    if let Some(x) = settings.limit(Limit::Cpus) {
+        let _ = writeln!(out, "    cpus: {}", number(x, 3));
+    }
+    if let Some(x) = settings.limit(Limit::Memory) {
+        // The trials ran without swap beyond the limit: the same here.
+        let m = number(x, 0);
+        let _ = writeln!(out, "    mem_limit: {m}m\n    memswap_limit: {m}m");
+    }
+    if let Some(x) = settings.limit(Limit::CpuReservation) {
+        let _ = writeln!(out, "    cpu_shares: {}", whole(x * 1024.0));
+    }
+    if let Some(x) = settings.limit(Limit::MemoryReservation) {
+        let _ = writeln!(out, "    mem_reservation: {}m", number(x, 0));
+    }
+    if let Some(n) = settings.replicas {
+        let _ = writeln!(out, "    scale: {n}");
+    }
+    out.push_str(&deploy_section(&settings));
+    if settings.env.is_empty() && settings.limits.is_empty() && settings.replicas.is_none() {
+        out.push_str("    {}\n");
+    }
+    Some(out.into_bytes())
+}
+
+fn deploy_section(settings: &Settings) -> String {
+    let section = |name: &str, cpus: Option<f64>, memory: Option<f64>| {
+        let mut out = String::new();
+        if cpus.is_some() || memory.is_some() {
+            let _ = writeln!(out, "        {name}:");
+        }
+        if let Some(x) = cpus {
+            let _ = writeln!(out, "          cpus: \"{}\"", number(x, 3));
+        }
+        if let Some(x) = memory {
+            let _ = writeln!(out, "          memory: {}M", number(x, 0));
+        }
+        out
+    };
+    let limits = section(
+        "limits",
+        settings.limit(Limit::Cpus),
+        settings.limit(Limit::Memory),
+    );
+    let reserved = section(
+        "reservations",
+        settings.limit(Limit::CpuReservation),
+        settings.limit(Limit::MemoryReservation),
+    );
+    let mut out = String::new();
+    if let Some(n) = settings.replicas {
+        let _ = writeln!(out, "      replicas: {n}");
+    }
+    if !limits.is_empty() || !reserved.is_empty() {
+        let _ = write!(out, "      resources:\n{limits}{reserved}");
+    }
+    if out.is_empty() {
+        out
+    } else {
+        format!("    deploy:\n{out}")
+    }
+}

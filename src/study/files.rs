@@ -1,0 +1,115 @@
+//! The results folder of a study under way: tables after every trial, everything at the end, and the summary that is
+//! printed.
+
+use std::collections::BTreeMap;
+
+use super::Study;
+use crate::event::Event;
+use crate::exit::ExitError;
+use crate::results;
+use crate::store::{Journal, kinds};
+
+impl Study<'_> {
+    /// Writes every derived file from the journal.
+    pub(crate) async fn write_results(&self) -> Result<(), ExitError> {
+        results::write(&self.store, &self.options.folder).await?;
+        Ok(())
+    }
+
+    /// What the end of the run prints: the verdict, the evidence, and what to do with it.
+    pub(crate) async fn summary(&self) -> Result<(String, serde_json::Value), ExitError> {
+        let study = results::Study::read(&self.store).await?;
+        let summary = study.summary();
+        let mut lines = vec![String::new(), summary.headline()];
+        let folder = self.options.folder.display();
+        for s in &summary.finals {
+            let who = if s.config == summary.baseline {
+                "today      "
+            } else {
+                "candidate  "
+            };
+            let range = s
+                .interval_rps
+                .map_or(String::new(), |[lo, hi]| format!("  (95 % {lo:.1} to {hi:.1})"));
+            lines.push(format!(
+                "  {who}{}  {:.1} rps{range}, {} measurements",
+                s.config,
+                s.mean_rps,
+                s.rates.len()
+            ));
+        }
+        if let Some(binds) = &summary.notes.binds {
+            lines.push(format!("  what binds now: {binds}"));
+        }
+        lines.push(String::new());
+        if summary.is_win() {
+            lines.push(format!(
+                "To use it: {folder}/recommended.env, {folder}/docker-compose.recommended.yml"
+            ));
+        }
+        lines.push(format!(
+            "Evidence: {folder}/recommended.toml, {folder}/report.html, {folder}/trials.csv"
+        ));
+        let json = serde_json::json!({
+            "folder": self.options.folder,
+            "headline": summary.headline(),
+            "decision": summary.decision,
+            "recommended": summary.recommended(),
+            "trials": summary.rows.len(),
+        });
+        Ok((lines.join("\n"), json))
+    }
+
+    /// Warnings go to the terminal and into the report, each once.
+    pub(crate) async fn warn_once(&mut self, warnings: Vec<String>) {
+        for w in warnings {
+            if !self.warned.insert(w.clone()) {
+                continue;
+            }
+            self.sink.event(&Event::Warning(w.clone()));
+            if let Err(e) = self
+                .store
+                .log(kinds::WARNING, &serde_json::Value::String(w))
+                .await
+            {
+                tracing::debug!("a warning was not journalled: {e}");
+            }
+        }
+    }
+
+    /// The machine and what ran on it, for environment.toml.
+    pub(crate) async fn record_environment(&self) -> Result<(), ExitError> {
+        let mut all: BTreeMap<String, String> = machine();
+        all.extend(self.facts.environment.clone());
+        let detail = serde_json::to_value(&all).unwrap_or_default();
+        self.store.log(kinds::ENVIRONMENT, &detail).await?;
+        Ok(())
+    }
+}
+
+/// Host name, kernel, cores and memory.
+fn machine() -> BTreeMap<String, String> {
+    let uname = rustix::system::uname();
+    let text = |c: &std::ffi::CStr| c.to_string_lossy().into_owned();
+    let mut all = BTreeMap::from([
+        ("host".to_owned(), text(uname.nodename())),
+        (
+            "kernel".to_owned(),
+            format!("{} {}", text(uname.sysname()), text(uname.release())),
+        ),
+        ("architecture".to_owned(), text(uname.machine())),
+        ("autotune".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+    ]);
+    if let Ok(n) = std::thread::available_parallelism() {
+        all.insert("cores".to_owned(), n.to_string());
+    }
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    if let Some(kb) = info
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:"))
+        .and_then(|l| l.trim().trim_end_matches(" kB").trim().parse::<u64>().ok())
+    {
+        all.insert("memory_mb".to_owned(), (kb / 1024).to_string());
+    }
+    all
+}

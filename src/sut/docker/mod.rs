@@ -1,0 +1,741 @@
+//! The docker sut: parks the user's container, puts trials in its place, gives it back.
+//!
+//! Each step starts from what is observed: after a daemon restart the original may be up and the trial dead. Between
+//! trials the original stays parked. Not here: which config is next, load, what a failure means for the search.
+
+pub mod cgroup;
+pub mod clone;
+pub mod engine;
+pub mod find;
+pub mod parking;
+mod place;
+mod raw;
+pub mod record;
+pub mod watch;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bollard::models::ContainerInspectResponse;
+use serde_json::Value as Json;
+
+use super::redact::{LOG_LINES, Redactor};
+use super::{Deployment, Health, Sut, SutError, SutFacts, ready, tuned_env};
+use crate::space::{Binding, Config, Domain, Parameter};
+use crate::spec::{DockerRef, SutSpec};
+use crate::trial::Failure;
+use crate::units::Bytes;
+use clone::Limits;
+use engine::{Engine, EngineError};
+use find::Original;
+use parking::{Filter, RestoreError};
+use record::{Record, Step};
+use watch::Watch;
+
+/// Between two looks at the container while it starts.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// How long a death waits for the event that explains it.
+const EXPLANATION: Duration = Duration::from_millis(1_000);
+/// A restore that finds the daemon away tries again this often, with pauses of 1, 2, 4 ... seconds.
+const RESTORE_TRIES: u32 = 6;
+/// The exit status of a process that was killed.
+const SIGKILL_STATUS: i64 = 137;
+
+/// A trial that is up, or was.
+#[derive(Debug, Clone)]
+struct Live {
+    id: String,
+    trial: u32,
+    started_at: String,
+    pid: Option<u32>,
+    has_memory_limit: bool,
+}
+
+/// The original as preflight found it.
+#[derive(Debug, Clone)]
+struct Found {
+    original: Original,
+    inspect: ContainerInspectResponse,
+    grace: Duration,
+    redactor: Redactor,
+}
+
+/// A compose service or container.
+#[derive(Debug)]
+pub struct DockerSut {
+    engine: Engine,
+    spec: SutSpec,
+    target: DockerRef,
+    run_id: String,
+    results: PathBuf,
+    found: Option<Found>,
+    live: Option<Live>,
+    watch: Option<Watch>,
+}
+
+impl DockerSut {
+    /// For the daemon behind `engine`. Nothing is asked yet.
+    #[must_use]
+    pub fn new(engine: Engine, spec: &SutSpec, target: &DockerRef, run_id: &str, results: &Path) -> Self {
+        Self {
+            engine,
+            spec: spec.clone(),
+            target: target.clone(),
+            run_id: run_id.to_owned(),
+            results: results.to_owned(),
+            found: None,
+            live: None,
+            watch: None,
+        }
+    }
+
+    /// Finds the container and refuses what can't be given back. Changes nothing.
+    async fn find(&mut self, parameters: &[Parameter]) -> Result<&mut Found, SutError> {
+        if self.found.is_none() {
+            let all = self.engine.list().await?;
+            let original = find::find(&all, &self.target)?;
+            let json = self.engine.inspect(&original.id).await?;
+            let inspect = typed(json, &original.name)?;
+            find::check(&original, &inspect, &all)?;
+            let image = inspect.image.clone().unwrap_or_default();
+            if !self.engine.has_image(&image).await? {
+                return Err(refused(format!(
+                    "the image of container `{}` ({image}) is gone, and no trial can be made from it; {}",
+                    original.name,
+                    original.mend()
+                )));
+            }
+            self.found = Some(Found {
+                grace: parking::grace(inspect.config.as_ref().and_then(|c| c.stop_timeout)),
+                redactor: redactor(&inspect, &self.spec, parameters),
+                original,
+                inspect,
+            });
+        }
+        self.known()
+    }
+
+    fn known(&mut self) -> Result<&mut Found, SutError> {
+        self.found
+            .as_mut()
+            .ok_or_else(|| SutError::Infrastructure("the container was not looked for yet".into()))
+    }
+
+    fn redact(&self, text: &str) -> String {
+        self.found
+            .as_ref()
+            .map_or_else(|| text.to_owned(), |f| f.redactor.text(text))
+    }
+
+    /// Docker's messages may quote what it was sent.
+    fn redacted(&self, e: EngineError) -> SutError {
+        match e.into_sut() {
+            SutError::Infrastructure(m) => SutError::Infrastructure(self.redact(&m)),
+            SutError::Refused { exit, message } => SutError::Refused {
+                exit,
+                message: self.redact(&message),
+            },
+            other => other,
+        }
+    }
+
+    fn record(&self, original: &Original, step: Step, trial: u32) -> std::io::Result<()> {
+        Record::new(&self.run_id, self.engine.host(), original, step, trial).write(&self.results)
+    }
+
+    /// The end of a container's log, fit to be shown.
+    async fn tail(&self, id: &str) -> String {
+        let Some(found) = &self.found else {
+            return String::new();
+        };
+        let log = self.engine.logs(id, LOG_LINES).await.unwrap_or_default();
+        found.redactor.log(&log)
+    }
+
+    fn foreign(&self) -> Option<String> {
+        let what = self.watch.as_ref().and_then(Watch::foreign)?;
+        let mend = self.found.as_ref().map(|f| f.original.mend()).unwrap_or_default();
+        Some(format!(
+            "{what} during the run; the run stops and gives back what it can; if the service is not up then: {mend}"
+        ))
+    }
+
+    /// Everything before the trial itself: observed, parked, no leftovers.
+    async fn make_room(&mut self, trial: u32) -> Result<(), SutError> {
+        if let Some(message) = self.foreign() {
+            return Err(refused(message));
+        }
+        let engine = self.engine.clone();
+        let mut original = self.known()?.original.clone();
+        let all = engine.list().await?;
+        let Some(listed) = all.iter().find(|c| c.id == original.id) else {
+            return Err(refused(format!(
+                "container {} was removed by somebody; {}",
+                original.name,
+                original.mend()
+            )));
+        };
+        let now = Original::from_listed(listed);
+        if now.name != original.name {
+            return Err(refused(format!(
+                "container {} was renamed to {} by somebody; rename it back and run again",
+                original.name, now.name
+            )));
+        }
+        original.is_parked = now.is_parked;
+        original.was_running = now.was_running;
+        let leftovers: Vec<_> = parking::observe(&all, &Filter::Originals(vec![original.id.clone()]))
+            .into_iter()
+            .flat_map(|p| p.trials)
+            .collect();
+        let in_the_way = all
+            .iter()
+            .find(|c| c.name == original.name && c.id != original.id);
+        if let Some(other) = in_the_way.filter(|c| leftovers.iter().all(|(id, _)| *id != c.id)) {
+            return Err(refused(format!(
+                "container {} ({}) has the name that the trial needs, and is not ours; remove or rename it",
+                other.name,
+                parking::short(&other.id)
+            )));
+        }
+        parking::remove_trials(&engine, &leftovers).await?;
+        self.record(&original, Step::Park, trial)
+            .map_err(|e| record::refused(&self.results, &e))?;
+        if self.watch.is_none() {
+            self.watch = Some(Watch::begin(&engine, &original).await?);
+        }
+        let grace = self.known()?.grace;
+        let parked = parking::park(&engine, &mut original, grace).await;
+        self.known()?.original = original;
+        parked.map_err(|e| self.redacted(e))
+    }
+
+    /// Creates and starts the trial. On an error what was made of it is removed by the caller.
+    async fn launch(
+        &mut self,
+        trial: u32,
+        env: &BTreeMap<String, String>,
+        limits: Limits,
+    ) -> Result<String, SutError> {
+        let found = self.known()?.clone();
+        let mut all_env: BTreeMap<String, String> = self
+            .spec
+            .env
+            .iter()
+            .map(|(k, v)| (k.clone(), v.expose().to_owned()))
+            .collect();
+        all_env.extend(env.clone());
+        let labels = parking::labels(&self.run_id, &found.original, trial);
+        let plan = clone::blueprint(&found.inspect, &all_env, limits, &labels);
+        self.record(&found.original, Step::Deploy, trial)
+            .map_err(|e| record::refused(&self.results, &e))?;
+        let name = &found.original.name;
+        let id = match self.engine.create(name, plan.body).await {
+            Ok(id) => id,
+            Err(e) => return Err(self.not_created(e)),
+        };
+        self.live = Some(Live {
+            id: id.clone(),
+            trial,
+            started_at: String::new(),
+            pid: None,
+            has_memory_limit: limits.memory.is_some()
+                || found
+                    .inspect
+                    .host_config
+                    .as_ref()
+                    .and_then(|h| h.memory)
+                    .is_some_and(|m| m > 0),
+        });
+        if let Some(watch) = &self.watch {
+            watch.add(&id);
+        }
+        for (network, endpoint) in plan.extra_networks {
+            let connected = self.engine.connect(&network, &id, endpoint).await;
+            connected.map_err(|e| self.redacted(e))?;
+        }
+        match parking::start(&self.engine, &id).await {
+            Ok(()) => Ok(id),
+            Err(e) => Err(self.not_started(e)),
+        }
+    }
+
+    fn not_created(&self, e: EngineError) -> SutError {
+        match e {
+            // Docker looked at the config and refused it: "Minimum memory limit allowed is 6MB"
+            EngineError::Status(400, message) => SutError::Config {
+                failure: Failure::Crash,
+                detail: format!("docker refuses this config: {}", self.redact(&message)),
+            },
+            other => self.redacted(other),
+        }
+    }
+
+    fn not_started(&self, e: EngineError) -> SutError {
+        if parking::is_port_busy(&e) {
+            return SutError::Infrastructure(format!(
+                "the service's port is taken by another program, three times in a row ({}); \
+                 `ss -ltnp` says by which",
+                self.redact(&e.to_string())
+            ));
+        }
+        match e {
+            EngineError::Status(_, m) if m.contains("OOM-killed") || m.contains("memory limit too low") => {
+                SutError::Config {
+                    failure: Failure::Oom,
+                    detail: "the memory limit is too low to start a process at all".into(),
+                }
+            }
+            other => self.redacted(other),
+        }
+    }
+
+    /// Looks at the trial once; an error where it is not simply running.
+    async fn look(&self) -> Result<Json, SutError> {
+        let Some(live) = &self.live else {
+            return Err(SutError::Infrastructure("no trial is deployed".into()));
+        };
+        if let Some(message) = self.foreign() {
+            return Err(refused(message));
+        }
+        let json = match self.engine.inspect(&live.id).await {
+            Ok(json) => json,
+            Err(EngineError::NotFound(_)) => {
+                let name = self
+                    .found
+                    .as_ref()
+                    .map_or("the service", |f| f.original.name.as_str());
+                return Err(refused(format!(
+                    "the trial of {name} was removed by somebody during the run"
+                )));
+            }
+            Err(e) => return Err(self.redacted(e)),
+        };
+        let state = &json["State"];
+        if state["Running"].as_bool() != Some(true) {
+            return Err(self.explain_end(live, state).await);
+        }
+        let restarted = !live.started_at.is_empty() && state["StartedAt"].as_str() != Some(&live.started_at);
+        if restarted {
+            return Err(SutError::Config {
+                failure: Failure::Unstable,
+                detail: "the container was started again under the load".into(),
+            });
+        }
+        if self.oom_kills(live) > 0 {
+            return Err(SutError::Config {
+                failure: Failure::Oom,
+                detail: format!(
+                    "a process of the service was killed for memory{}",
+                    limit_note(&json)
+                ),
+            });
+        }
+        Ok(json)
+    }
+
+    fn oom_kills(&self, live: &Live) -> u64 {
+        let by_event = self.watch.as_ref().map_or(0, |w| u64::from(w.of(&live.id).oom));
+        let by_kernel = live.pid.and_then(cgroup::oom_kills).unwrap_or(0);
+        by_event.max(by_kernel)
+    }
+
+    /// Why the trial's main process ended: the config, somebody, or the daemon.
+    async fn explain_end(&self, live: &Live, state: &Json) -> SutError {
+        let deadline = Instant::now() + EXPLANATION;
+        if let Some(watch) = &self.watch {
+            while watch.of(&live.id).died.is_none() && watch.gaps() == 0 && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        let code = state["ExitCode"].as_i64().unwrap_or(-1);
+        let events = self.watch.as_ref().map(|w| w.of(&live.id)).unwrap_or_default();
+        let gaps = self.watch.as_ref().map_or(0, Watch::gaps);
+        let oom = state["OOMKilled"].as_bool() == Some(true) || events.oom > 0;
+        if !oom && gaps > 0 && code == SIGKILL_STATUS {
+            return SutError::Infrastructure(
+                "the docker daemon was restarted and took the trial with it".into(),
+            );
+        }
+        if !oom && events.killed {
+            return refused("somebody stopped the trial through docker during the run".into());
+        }
+        let failure = if oom || (code == SIGKILL_STATUS && live.has_memory_limit) {
+            Failure::Oom
+        } else {
+            Failure::Crash
+        };
+        let what = match failure {
+            Failure::Oom => "killed for memory".to_owned(),
+            _ => format!("exited with status {code}"),
+        };
+        SutError::Config {
+            failure,
+            detail: with_log(&what, &self.tail(&live.id).await),
+        }
+    }
+
+    /// Waits for the ready path, looking at the container meanwhile.
+    async fn wait_ready(&mut self, base: &str, since: Instant) -> Result<(), SutError> {
+        let mut looked = Instant::now();
+        let this = &*self;
+        let outcome = ready::wait(base, &this.spec.ready, since, async || {
+            if looked.elapsed() < LOOK_EVERY {
+                return Ok(());
+            }
+            looked = Instant::now();
+            this.look().await.map(|_| ())
+        })
+        .await;
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(ready::NotReady::Ended(e)) => Err(e),
+            Err(ready::NotReady::Late(seen)) => {
+                // The last look may be older than its end.
+                self.look().await?;
+                let id = self.live.as_ref().map(|l| l.id.clone()).unwrap_or_default();
+                let what = format!(
+                    "{} did not answer 2xx within {} ({seen})",
+                    self.spec.ready.path,
+                    crate::units::show_duration(self.spec.ready.timeout)
+                );
+                Err(SutError::Config {
+                    failure: Failure::NeverReady,
+                    detail: with_log(&what, &self.tail(&id).await),
+                })
+            }
+        }
+    }
+
+    async fn up(
+        &mut self,
+        trial: u32,
+        parameters: &[Parameter],
+        config: &Config,
+        since: Instant,
+    ) -> Result<Deployment, SutError> {
+        let env = tuned_env(parameters, config);
+        let limits = Limits::of(parameters, config);
+        let id = self.launch(trial, &env, limits).await?;
+        let started = self.look().await?;
+        if let Some(live) = &mut self.live {
+            live.started_at = started["State"]["StartedAt"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            live.pid = started["State"]["Pid"]
+                .as_u64()
+                .and_then(|p| u32::try_from(p).ok());
+        }
+        let spec_url = self.spec.url.clone();
+        let base = place::url(&spec_url, &self.known()?.inspect, &started)?;
+        // The budget counts from the start, stopping the predecessor is not the config's fault.
+        self.wait_ready(&base, Instant::now()).await?;
+        let now = typed(self.look().await?, &id)?;
+        let missing = clone::missing(&now, &env, limits);
+        if !missing.is_empty() {
+            return Err(SutError::Infrastructure(format!(
+                "docker started the trial without what was asked: {}",
+                missing.join(", ")
+            )));
+        }
+        Ok(Deployment {
+            urls: vec![base],
+            proof: proof(&env, limits),
+            containers: vec![id],
+            pids: Vec::new(),
+            ready_s: since.elapsed().as_secs_f64(),
+        })
+    }
+
+    async fn remove_live(&mut self) -> Result<(), SutError> {
+        let Some(live) = self.live.clone() else {
+            return Ok(());
+        };
+        if let Some(watch) = &self.watch {
+            watch.forget(&live.id);
+        }
+        if let Some(found) = &self.found
+            && let Err(e) = self.record(&found.original, Step::Teardown, live.trial)
+        {
+            tracing::warn!("cannot write the parking record: {e}");
+        }
+        let gone = parking::remove_trials(&self.engine, &[(live.id.clone(), String::new())]).await;
+        gone.map_err(|e| self.redacted(e))?;
+        self.live = None;
+        Ok(())
+    }
+}
+
+impl Sut for DockerSut {
+    async fn preflight(&mut self, parameters: &[Parameter]) -> Result<SutFacts, SutError> {
+        self.found = None;
+        let version = self.engine.version().await?;
+        let info = self.engine.info().await?;
+        check_limits(parameters, &info)?;
+        let spec_url = self.spec.url.clone();
+        let found = self.find(parameters).await?;
+        let (today, unread) = clone::today(&found.inspect, parameters);
+        let mut facts = SutFacts {
+            today,
+            identity: found.inspect.image.clone().unwrap_or_default(),
+            secrets: found.redactor.secrets(),
+            lock_keys: vec![format!("container-{}", parking::short(&found.original.id))],
+            ..SutFacts::default()
+        };
+        place::check(&spec_url, found)?;
+        facts.lines = lines(found, &version);
+        facts.warnings = unread;
+        facts.warnings.extend(place::anonymous_volumes(&found.inspect));
+        let text = |v: &Json| v.as_str().unwrap_or("unknown").to_owned();
+        facts
+            .environment
+            .insert("docker".into(), text(&version["Version"]));
+        facts
+            .environment
+            .insert("docker_api".into(), text(&version["ApiVersion"]));
+        let cgroup = info["CgroupVersion"].as_str().unwrap_or("1").to_owned();
+        facts.environment.insert("cgroup_version".into(), cgroup);
+        facts
+            .environment
+            .insert("container".into(), found.original.name.clone());
+        facts
+            .environment
+            .insert("image_id".into(), facts.identity.clone());
+        let image = found.inspect.config.as_ref().and_then(|c| c.image.clone());
+        facts
+            .environment
+            .insert("image".into(), image.unwrap_or_default());
+        Ok(facts)
+    }
+
+    async fn deploy(
+        &mut self,
+        trial: u32,
+        parameters: &[Parameter],
+        config: &Config,
+    ) -> Result<Deployment, SutError> {
+        let since = Instant::now();
+        self.find(parameters).await?;
+        self.remove_live().await?;
+        self.make_room(trial).await?;
+        let result = self.up(trial, parameters, config, since).await;
+        if result.is_err()
+            && let Err(e) = self.remove_live().await
+        {
+            tracing::warn!("cannot remove the failed trial yet: {e}");
+        }
+        result
+    }
+
+    async fn health(&mut self) -> Health {
+        match self.look().await {
+            Ok(_) => Health::Running,
+            Err(SutError::Config { failure, detail }) => Health::Failed(failure, detail),
+            Err(SutError::Refused { exit: 69, message }) => Health::Foreign(message),
+            Err(e) => Health::Unknown(e.to_string()),
+        }
+    }
+
+    async fn log_tail(&mut self) -> String {
+        match &self.live {
+            Some(live) => self.tail(&live.id).await,
+            None => String::new(),
+        }
+    }
+
+    async fn teardown(&mut self) -> Result<(), SutError> {
+        self.remove_live().await
+    }
+
+    async fn restore(&mut self) -> Result<Option<String>, SutError> {
+        let Some(found) = self.found.clone() else {
+            return Ok(None);
+        };
+        self.watch = None;
+        let write = |step| {
+            if let Err(e) = self.record(&found.original, step, 0) {
+                // Giving back goes before writing about it.
+                tracing::warn!("cannot write the parking record: {e}");
+            }
+        };
+        let filter = Filter::Originals(vec![found.original.id.clone()]);
+        let mut pause = Duration::from_secs(1);
+        for attempt in 1..=RESTORE_TRIES {
+            let all = self.engine.list().await;
+            let nothing = all
+                .as_ref()
+                .is_ok_and(|all| parking::observe(all, &filter).is_empty());
+            if nothing {
+                self.live = None;
+                return Ok(None);
+            }
+            write(Step::Restore);
+            match parking::restore_all(&self.engine, &filter).await {
+                Ok(done) => {
+                    write(Step::Restored);
+                    self.live = None;
+                    self.found = None;
+                    return Ok(Some(
+                        done.into_iter().map(|r| r.what).collect::<Vec<_>>().join("; "),
+                    ));
+                }
+                Err(RestoreError::Away(e)) if attempt == RESTORE_TRIES => {
+                    return Err(away_at_restore(&found.original, &self.redact(&e.to_string())));
+                }
+                Err(RestoreError::Away(_)) => tokio::time::sleep(pause).await,
+                Err(e) => return Err(e.into()),
+            }
+            pause *= 2;
+        }
+        Ok(None)
+    }
+}
+
+fn away_at_restore(o: &Original, detail: &str) -> SutError {
+    let parked = parking::Parked {
+        original: Original {
+            is_parked: true,
+            ..o.clone()
+        },
+        is_up: false,
+        trials: vec![(o.name.clone(), o.name.clone())],
+        exists: true,
+    };
+    SutError::RestoreFailed {
+        name: o.name.clone(),
+        detail: detail.to_owned(),
+        commands: parked.commands(),
+    }
+}
+
+fn refused(message: String) -> SutError {
+    SutError::Refused { exit: 69, message }
+}
+
+fn typed(json: Json, name: &str) -> Result<ContainerInspectResponse, SutError> {
+    // The parser's message would quote values.
+    serde_json::from_value(json).map_err(|_| {
+        refused(format!(
+            "container `{name}` has settings that this version does not know, so no true copy can be made of it"
+        ))
+    })
+}
+
+fn redactor(inspect: &ContainerInspectResponse, spec: &SutSpec, parameters: &[Parameter]) -> Redactor {
+    let env = inspect
+        .config
+        .as_ref()
+        .and_then(|c| c.env.as_deref())
+        .unwrap_or_default();
+    let original = env.iter().filter_map(|e| e.split_once('='));
+    let added = spec.env.iter().map(|(k, v)| (k.as_str(), v.expose()));
+    let is_tuned = |name: &str| {
+        parameters
+            .iter()
+            .any(|p| matches!(&p.binding, Binding::Env(n) if n == name))
+    };
+    Redactor::new(original.chain(added), |name| is_tuned(name) || name == "PATH")
+}
+
+fn with_log(what: &str, log: &str) -> String {
+    if log.is_empty() {
+        format!("{what}; it wrote no log")
+    } else {
+        format!("{what}; last lines of its log:\n{log}")
+    }
+}
+
+fn limit_note(inspect: &Json) -> String {
+    match inspect["HostConfig"]["Memory"].as_u64() {
+        Some(m) if m > 0 => format!(" (limit {})", Bytes::new(m)),
+        _ => String::new(),
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn proof(env: &BTreeMap<String, String>, limits: Limits) -> Vec<String> {
+    let mib = |b: i64| Bytes::new(b.unsigned_abs()).to_string();
+    let mut out: Vec<String> = env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    out.extend(limits.nano_cpus.map(|n| format!("cpus={}", n as f64 / 1e9)));
+    out.extend(limits.memory.map(|m| format!("memory={}", mib(m))));
+    out.extend(limits.cpu_shares.map(|s| format!("cpu_shares={s}")));
+    out.extend(
+        limits
+            .memory_reservation
+            .map(|m| format!("memory_reservation={}", mib(m))),
+    );
+    out
+}
+
+fn lines(found: &Found, version: &Json) -> Vec<String> {
+    let o = &found.original;
+    let mut out = vec![format!(
+        "docker {} (API {})",
+        version["Version"].as_str().unwrap_or("?"),
+        version["ApiVersion"].as_str().unwrap_or("?")
+    )];
+    let state = if o.was_running { "running" } else { "stopped" };
+    let of = o
+        .compose
+        .as_ref()
+        .map_or(String::new(), |(p, s)| format!(", service {s} of project {p}"));
+    out.push(format!(
+        "container {} ({}{of}), {state}",
+        o.name,
+        parking::short(&o.id)
+    ));
+    if o.is_parked {
+        out.push(
+            "it is parked by an earlier run, which did not end well; it is given back at the end".into(),
+        );
+    }
+    out.push(format!(
+        "it will be stopped and renamed to {}, and given back {state} under its name",
+        parking::parked_name(&o.name, o.was_running)
+    ));
+    out
+}
+
+/// A quota above the host's cores, or a limit that Docker refuses, is known before anything is touched.
+#[allow(clippy::cast_precision_loss)]
+fn check_limits(parameters: &[Parameter], info: &Json) -> Result<(), SutError> {
+    use crate::space::Limit;
+    let cores = info["NCPU"].as_u64().unwrap_or(0) as f64;
+    let memory = info["MemTotal"].as_u64().map_or(0.0, |m| Bytes::new(m).mib());
+    let mut wrong = Vec::new();
+    for p in parameters {
+        let Binding::Limit(limit) = p.binding else {
+            continue;
+        };
+        let high = highest(&p.domain);
+        match limit {
+            Limit::Cpus if cores > 0.0 && high > cores => wrong.push(format!(
+                "parameter `{}` goes up to {high} cpus, the docker host has {cores}",
+                p.name
+            )),
+            Limit::Memory if memory > 0.0 && high > memory => wrong.push(format!(
+                "parameter `{}` goes up to {high} MiB, the docker host has {memory:.0}",
+                p.name
+            )),
+            _ => {}
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(SutError::Refused {
+        exit: 65,
+        message: wrong.join("; "),
+    })
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn highest(domain: &Domain) -> f64 {
+    match domain {
+        Domain::Int { high, .. } => *high as f64,
+        Domain::Float { high, .. } => *high,
+        Domain::Choice { values } => values.iter().filter_map(|v| v.as_f64()).fold(0.0, f64::max),
+    }
+}

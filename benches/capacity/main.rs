@@ -81,8 +81,8 @@ fn main() {
             }
             let mut runs = Vec::new();
             for c in &capacities {
-                let model = Model::new(*c, law).with_noise(noise);
-                runs.extend((0..seeds).map(|seed| soaked(model, seed, method(model, seed))));
+                let model = |seed| model_of(*c, law, noise, seed);
+                runs.extend((0..seeds).map(|seed| soaked(model(seed), seed, method(model(seed), seed))));
             }
             println!("{}", Row::of(name, service, &runs));
             all.extend(runs);
@@ -98,6 +98,16 @@ fn main() {
         }
     }
     race(seeds, noise, &capacities);
+}
+
+/// Few or many servers, by the seed: what the idle latency tells of the capacity differs as widely in life.
+fn model_of(capacity: f64, law: Law, noise: f64, seed: u64) -> Model {
+    let servers = [1, 2, 5, 12, 30, 64, 100][(seed % 7) as usize];
+    let base = Model::new(capacity, law).with_noise(noise);
+    Model {
+        servers: servers.min((capacity / 4.0).ceil() as u32).max(1),
+        ..base
+    }
 }
 
 fn laws() -> Vec<(&'static str, Law)> {
@@ -253,7 +263,7 @@ fn race(seeds: u64, noise: f64, capacities: &[f64]) {
         for (_, law) in laws() {
             for c in capacities {
                 for seed in 0..seeds.div_ceil(4) {
-                    let model = Model::new(*c, law).with_noise(noise);
+                    let model = model_of(*c, law, noise, seed);
                     let incumbent = Rps::saturating(model.truth(0.05) / share);
                     let plan = Plan {
                         incumbent: Some(incumbent),
@@ -288,7 +298,7 @@ fn trace(name: &str, capacity: f64, noise: f64, seed: u64) {
         println!("no service '{name}'");
         return;
     };
-    let model = Model::new(capacity, law).with_noise(noise);
+    let model = model_of(capacity, law, noise, seed);
     let (found, probes, seconds) = search(&plan(model), model, seed);
     for (p, lead_s) in probes {
         let m = &p.measurement;

@@ -7,22 +7,26 @@
 
 use statrs::function::erf::erf;
 
-use crate::slo::Verdict;
+use crate::slo::{Verdict, overdispersion};
 use crate::trial::Probe;
 
 use super::judge::{GROWTH_LIMIT, latency_growth, queue_growth};
-use super::{Plan, ProbePhase};
+use super::Plan;
 
 /// Points of the grid.
 const POINTS: usize = 400;
 /// Deviation of the capacity between probes, and how much each is believed beforehand.
 const NOISE: [(f64, f64); 5] = [
-    (0.005, 0.15),
-    (0.01, 0.25),
+    (0.005, 0.20),
+    (0.01, 0.30),
     (0.02, 0.30),
-    (0.04, 0.20),
-    (0.08, 0.10),
+    (0.04, 0.15),
+    (0.08, 0.05),
 ];
+/// Share of probes that fail for a reason that is none of the rate's (a stall, a burst of errors), and its belief.
+const FALSE_FAILURES: [(f64, f64); 3] = [(0.02, 0.6), (0.1, 0.25), (0.3, 0.15)];
+/// Share of probes that pass by luck.
+const FALSE_PASSES: f64 = 0.02;
 /// How an overloaded service's goodput relates to its capacity, the same for all probes of a search, and how much each is
 /// believed beforehand: goodput = capacity x (capacity / rate)^k. Flat for a queue, falling where overload itself costs;
 /// None: goodput says nothing.
@@ -51,7 +55,6 @@ struct Evidence {
     passed: bool,
     /// Overload that this window could not have seen, as a share.
     blind: f64,
-    lapse: f64,
     /// ln of the capacity that the goodput suggests, with its deviation.
     hint: Option<(f64, f64)>,
 }
@@ -168,11 +171,6 @@ impl Evidence {
         } else {
             0.1
         };
-        let lapse = if p.phase == ProbePhase::Confirm {
-            0.01
-        } else {
-            0.03
-        };
         let hint = if passed || plan.errors_only {
             None
         } else {
@@ -182,7 +180,6 @@ impl Evidence {
             ln_rate: m.offered.get().ln(),
             passed,
             blind,
-            lapse,
             hint,
         })
     }
@@ -191,15 +188,22 @@ impl Evidence {
     fn passes(&self, x: f64, noise: f64) -> f64 {
         let spread = noise.hypot(self.blind / 2.0);
         let p = normal_cdf((x + self.blind / 2.0 - self.ln_rate) / spread);
-        self.lapse + (1.0 - 2.0 * self.lapse) * p
+        p
     }
 }
 
 /// Of all `evidence`, if the capacity is exp(`x`) and wanders by `noise`.
 fn likelihood(evidence: &[Evidence], x: f64, noise: f64) -> f64 {
+    FALSE_FAILURES
+        .iter()
+        .map(|(fails, belief)| belief * likelihood_with(evidence, x, noise, *fails))
+        .sum()
+}
+
+fn likelihood_with(evidence: &[Evidence], x: f64, noise: f64, false_failures: f64) -> f64 {
     let mut by_relation = RETROGRADE.map(|(_, belief)| belief);
     for e in evidence {
-        let p = e.passes(x, noise);
+        let p = FALSE_PASSES + (1.0 - FALSE_PASSES - false_failures) * e.passes(x, noise);
         let outcome = if e.passed { p } else { 1.0 - p };
         for ((k, _), l) in RETROGRADE.iter().zip(&mut by_relation) {
             *l *= match (e.hint, k) {
@@ -240,6 +244,14 @@ pub(super) fn hint(plan: &Plan, p: &Probe) -> Option<(f64, f64)> {
     }
     let missing = rate * span - good as f64;
     let refused = bad as f64 > 0.6 * missing;
+    let blocks: Vec<(u64, u64)> = m
+        .bins
+        .iter()
+        .map(|b| (b.completed_bad.min(b.scheduled), b.scheduled))
+        .collect();
+    if refused && overdispersion(&blocks) > 3.0 + 0.02 * goodput * bin_s {
+        return None;
+    }
     let at = if refused {
         goodput / (1.0 - plan.slo.errors.get().min(0.5))
     } else {

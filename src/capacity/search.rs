@@ -250,7 +250,8 @@ impl<'a> Reading<'a> {
             .rates(Verdict::Violates)
             .filter(|x| (x / rate - 1.0).abs() < 0.02)
             .count();
-        (last.phase == ProbePhase::Growth && again == 1 && hint(plan, last).is_none()).then_some(rate)
+        let short = matches!(last.phase, ProbePhase::Growth | ProbePhase::Refine);
+        (short && again == 1 && hint(plan, last).is_none()).then_some(rate)
     }
 
     fn rates(&self, verdict: Verdict) -> impl Iterator<Item = f64> {
@@ -473,18 +474,18 @@ fn load(plan: &Plan, r: &Reading<'_>, phase: ProbePhase, rate: f64) -> Step {
             let window = confirm_s.max((requests / rate).min(3.0 * confirm_s.max(30.0)));
             (
                 window,
-                (confirm_s / 15.0).clamp(0.5, 2.0).max(3.0 * idle_s).min(5.0),
+                (confirm_s / 30.0).clamp(0.5, 1.0).max(3.0 * idle_s).min(5.0),
             )
         }
         ProbePhase::Growth | ProbePhase::WarmUp | ProbePhase::Idle => (
-            (6.0 * idle_s).max(20.0 / rate).clamp(1.5, 5.0),
-            (2.0 * idle_s).clamp(0.25, 3.0),
+            (6.0 * idle_s).max(8.0 / rate).clamp(1.0, 5.0),
+            (2.0 * idle_s).clamp(0.2, 3.0),
         ),
         ProbePhase::Refine | ProbePhase::Race => {
             let least = (confirm_s / 10.0).clamp(2.0, 3.0);
             (
                 (10.0 * idle_s).max(60.0 / rate).clamp(least, 6.0),
-                (2.0 * idle_s).clamp(0.25, 3.0),
+                (2.0 * idle_s).clamp(0.2, 3.0),
             )
         }
     };

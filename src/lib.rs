@@ -38,7 +38,3 @@ pub mod sut;
 pub mod telemetry;
 pub mod trial;
 pub mod units;
-
-// TEMPORARY until the command line is wired.
-#[path = "cli/load.rs"]
-pub mod cli_load;

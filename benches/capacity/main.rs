@@ -1,6 +1,15 @@
 //! The capacity search against services whose truth is known, beside the rules of its peers, in virtual time.
 //!
 //!     cargo bench --bench capacity -- [--seeds 40] [--noise 2%|5%] [--only NAME] [--no-peers] [--capacity 200]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::float_cmp,
+    clippy::type_complexity,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)] // a table on the terminal is its result
 
 mod peers;
 

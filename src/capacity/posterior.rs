@@ -10,8 +10,8 @@ use statrs::function::erf::erf;
 use crate::slo::{Verdict, overdispersion};
 use crate::trial::Probe;
 
-use super::judge::{GROWTH_LIMIT, latency_growth, queue_growth};
 use super::Plan;
+use super::judge::{GROWTH_LIMIT, latency_growth, queue_growth};
 
 /// Points of the grid.
 const POINTS: usize = 400;
@@ -187,8 +187,7 @@ impl Evidence {
     /// Probability that a probe like this passes if the capacity is exp(`x`) and wanders by `noise`.
     fn passes(&self, x: f64, noise: f64) -> f64 {
         let spread = noise.hypot(self.blind / 2.0);
-        let p = normal_cdf((x + self.blind / 2.0 - self.ln_rate) / spread);
-        p
+        normal_cdf((x + self.blind / 2.0 - self.ln_rate) / spread)
     }
 }
 

@@ -3,14 +3,66 @@
 //! The plan is a pure function of the spec; what preflight found is added by the caller. Nothing is changed.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Global;
+use crate::exit::{self, ExitError};
 use crate::space::{Binding, Limit, Parameter, legal_share};
 use crate::spec::{DockerRef, Objective, StudySpec, SutKind};
-use crate::sut::SutFacts;
+use crate::sut::{self, Sut, SutFacts};
 use crate::units::show_duration;
+
+/// Flags of `check`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Example:\n  autotune check --space experiments/pool.toml")]
+pub struct CheckArgs {
+    /// The space file.
+    #[arg(long, value_name = "FILE", env = "AUTOTUNE_SPACE")]
+    space: PathBuf,
+    /// Folder of results.
+    #[arg(long, value_name = "DIR", env = "AUTOTUNE_RESULTS")]
+    results: Option<PathBuf>,
+}
+
+/// The command: reads the file, looks at the service, prints; changes nothing.
+pub(super) async fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<u8> {
+    let spec = super::run::load(&args.space)?;
+    let folder = args
+        .results
+        .clone()
+        .unwrap_or_else(|| spec.results.clone())
+        .join(&spec.name);
+    check(spec, &folder, global).await
+}
+
+/// What a run of `spec` into `folder` would find and do.
+pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -> anyhow::Result<u8> {
+    let facts = match &spec.sut {
+        Some(s) => {
+            let mut sut = sut::open(s, "check", folder)?;
+            Some(
+                sut.preflight(&spec.space.parameters)
+                    .await
+                    .map_err(ExitError::from)?,
+            )
+        }
+        None => None,
+    };
+    if let Some(f) = &facts {
+        spec.set_baselines(&f.today)
+            .map_err(|e| ExitError::new(exit::DATA, e))?;
+    }
+    show(
+        &plan(&spec),
+        facts.as_ref(),
+        global.json,
+        &mut std::io::stdout().lock(),
+    )?;
+    Ok(exit::OK)
+}
 
 /// A parameter in words.
 #[derive(Debug, Clone, PartialEq, Serialize)]

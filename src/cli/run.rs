@@ -100,6 +100,10 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         spec.seed = seed;
     }
     let parent = args.results.clone().unwrap_or_else(|| spec.results.clone());
+    if args.dry_run {
+        let folder = parent.join(&spec.name);
+        return super::check::check(spec, &folder, global).await;
+    }
     let until = args.until.as_deref().map(time_until).transpose()?;
     let budget = [args.budget, until].into_iter().flatten().min();
     let options = RunOptions {

@@ -235,7 +235,7 @@ fn the_baseline_against_itself_is_measured_twice_a_round() {
             true,
         ) {
             FinalStep::Measure { config, round } => {
-                done.push(result(&config, round, 100.0 + done.len() as f64))
+                done.push(result(&config, round, 100.0 + done.len() as f64));
             }
             FinalStep::Decided(d) => break d,
         }

@@ -13,7 +13,7 @@ use crate::trial::{History, Outcome, Trial, TrialPhase};
 use crate::units::Rps;
 
 /// Finals never take more than this share of a budget.
-const FINALS_SHARE: f64 = 0.4;
+const FINALS_SHARE: f64 = 0.45;
 
 /// The study's limits.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,17 +112,32 @@ pub fn next_search(
     }
 }
 
+/// The configs that are measured again beside the baseline.
+#[must_use]
+pub fn finalists(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Vec<Config> {
+    let mut list = finals::finalists(space, &history(trials), limits.required);
+    list.truncate(finalists_wanted(trials, clock) as usize);
+    list
+}
+
 /// The next trial of the finals, or the decision.
 #[must_use]
 pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Next {
     let history = history(trials);
-    let finalists = finals::finalists(space, &history, limits.required);
+    let finalists = finalists(space, limits, trials, clock);
     if finalists.is_empty() {
         return Next::Nothing("nothing but today's configuration carried anything: it stays".to_owned());
     }
     let done: Vec<FinalResult> = trials.iter().filter_map(FinalResult::of_trial).collect();
-    let round = typical(trials, true).saturating_mul(u32::try_from(finalists.len() + 1).unwrap_or(u32::MAX));
-    let another = clock.left.is_none_or(|left| left >= round);
+    // A round that has begun needs only what is missing in it.
+    let last = done.iter().map(|d| d.round).max().unwrap_or(0);
+    let in_last = done.iter().filter(|d| d.round == last).count();
+    let missing = match (finalists.len() + 1).saturating_sub(in_last) {
+        0 => finalists.len() + 1,
+        n => n,
+    };
+    let needed = typical(trials, true).saturating_mul(u32::try_from(missing).unwrap_or(u32::MAX));
+    let another = clock.left.is_none_or(|left| left >= needed);
     let noise = optimizer::recommend(space, &history, limits.required).map_or(0.05, |r| r.noise);
     let plan = FinalsPlan::new(limits.pairs, limits.seed).with_noise(noise);
     match finals::next_final(&plan, space, &finalists, &space.baseline(), &done, another) {
@@ -173,16 +188,34 @@ fn typical(trials: &[Trial], finals: bool) -> Duration {
     Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0))
 }
 
-/// Time kept for the finals: three finalists and the baseline, two to `pairs` rounds, at most a share of the budget.
+/// Time kept for the finals: every finalist and the baseline, `pairs` rounds, at most a share of the budget.
 #[must_use]
 pub fn finals_reserve(limits: &Limits, trials: &[Trial], clock: Clock) -> Duration {
     if let Some(r) = limits.reserve {
         return r;
     }
-    let round = typical(trials, false).saturating_mul(4);
+    let round = typical(trials, false).saturating_mul(finalists_wanted(trials, clock) + 1);
     let wanted = round.saturating_mul(limits.pairs.max(2));
-    let cap = clock.budget.map_or(wanted, |b| b.mul_f64(FINALS_SHARE));
-    wanted.min(cap).max(round.saturating_mul(2))
+    clock
+        .budget
+        .map_or(wanted, |b| wanted.min(b.mul_f64(FINALS_SHARE)))
+}
+
+/// How many finalists two rounds can be afforded for: three, or fewer when the budget is a few minutes. Computed from the
+/// whole budget and the search trials alone, so that it stays the same while the finals run.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn finalists_wanted(trials: &[Trial], clock: Clock) -> u32 {
+    let most = u32::try_from(finals::MOST_FINALISTS).unwrap_or(1);
+    let explored: Vec<Trial> = trials
+        .iter()
+        .filter(|t| t.phase != TrialPhase::Final)
+        .cloned()
+        .collect();
+    let each = typical(&explored, false).as_secs_f64().max(1.0);
+    clock.budget.map_or(most, |b| {
+        let affordable = b.as_secs_f64() * FINALS_SHARE / (2.0 * each);
+        ((affordable - 1.0).max(1.0) as u32).min(most)
+    })
 }
 
 /// The best sustainable rate among comparable trials.
@@ -224,4 +257,173 @@ pub fn prior_rate(space: &Space, trials: &[Trial], config: &Config) -> Option<Rp
         })
         .min_by(|a, b| a.0.total_cmp(&b.0))
         .and_then(|(_, rate)| Rps::new(rate).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capacity::Capacity;
+    use crate::optimizer::Sobol;
+    use crate::space::{Binding, Domain, Parameter, Value};
+
+    fn space() -> Space {
+        Space {
+            parameters: vec![Parameter {
+                name: "pool_size".into(),
+                domain: Domain::Int {
+                    low: 1,
+                    high: 64,
+                    step: 1,
+                    log: true,
+                },
+                baseline: Value::Int(2),
+                binding: Binding::Unbound,
+                only_if: None,
+            }],
+            ..Space::default()
+        }
+    }
+
+    fn limits(trials: u32) -> Limits {
+        Limits {
+            trials: Some(trials),
+            reserve: None,
+            pairs: 3,
+            seed: 1,
+            required: None,
+        }
+    }
+
+    const NO_CLOCK: Clock = Clock {
+        budget: None,
+        left: None,
+    };
+
+    fn done(number: u32, phase: TrialPhase, config: &Config, round: Option<u32>, rps: f64) -> Trial {
+        let capacity = Capacity {
+            verdict: CapacityVerdict::Sustainable,
+            sustainable_rps: Some(rps),
+            goodput_rps: rps,
+            interval_rps: [rps * 0.98, rps * 1.02],
+            error_ratio_upper: 0.01,
+            peak_offered_rps: rps * 1.3,
+            confirmed_by: None,
+            reasons: Vec::new(),
+        };
+        Trial {
+            number,
+            phase,
+            config: config.clone(),
+            outcome: Some(Outcome::Measured { capacity }),
+            probes: Vec::new(),
+            started_at: String::new(),
+            seconds: 20.0,
+            round,
+            host: String::new(),
+            binding: None,
+        }
+    }
+
+    /// Plays a whole study on a service that carries ten times its pool size.
+    fn play(search: u32) -> (Vec<Trial>, Next) {
+        let (space, limits) = (space(), limits(search));
+        let mut trials: Vec<Trial> = Vec::new();
+        for _ in 0..200 {
+            let next = match next_search(&space, &limits, &trials, NO_CLOCK, &Sobol) {
+                Next::SearchOver(_) => next_final(&space, &limits, &trials, NO_CLOCK),
+                next => next,
+            };
+            let Next::Trial { phase, config, round } = next else {
+                return (trials, next);
+            };
+            let rps = 10.0 * config.get("pool_size").and_then(Value::as_f64).unwrap();
+            let number = u32::try_from(trials.len()).unwrap() + 1;
+            trials.push(done(number, phase, &config, round, rps));
+        }
+        panic!("the study does not end");
+    }
+
+    #[test]
+    fn baseline_first_then_the_search_then_finals_that_decide() {
+        let (trials, end) = play(5);
+        assert_eq!(trials[0].phase, TrialPhase::Baseline);
+        assert!(
+            (3..=5).contains(&trials.iter().filter(|t| t.phase == TrialPhase::Search).count()),
+            "five, or fewer when nothing is left to try"
+        );
+        let first_final = trials.iter().position(|t| t.phase == TrialPhase::Final).unwrap();
+        assert!(
+            trials[first_final..].iter().all(|t| t.phase == TrialPhase::Final),
+            "search after the finals began"
+        );
+        assert!(matches!(end, Next::Decided(d) if d.verdict == crate::finals::FinalVerdict::Win));
+    }
+
+    /// A study that was cut off anywhere goes on with the trial that would have come next.
+    #[test]
+    fn resuming_is_replaying() {
+        let (trials, _) = play(4);
+        for cut in 0..trials.len() {
+            let (space, limits) = (space(), limits(4));
+            let next = match next_search(&space, &limits, &trials[..cut], NO_CLOCK, &Sobol) {
+                Next::SearchOver(_) => next_final(&space, &limits, &trials[..cut], NO_CLOCK),
+                next => next,
+            };
+            let Next::Trial { phase, config, round } = next else {
+                panic!("ends after {cut} trials")
+            };
+            let t = &trials[cut];
+            assert_eq!(
+                (phase, &config, round),
+                (t.phase, &t.config, t.round),
+                "after {cut} trials"
+            );
+        }
+    }
+
+    /// Interrupted and infrastructure trials are asked again: they count as nothing.
+    #[test]
+    fn what_says_nothing_is_asked_again() {
+        let (space, limits) = (space(), limits(4));
+        let mut open = done(1, TrialPhase::Baseline, &space.baseline(), None, 20.0);
+        open.outcome = Some(Outcome::Interrupted);
+        let next = next_search(&space, &limits, &[open], NO_CLOCK, &Sobol);
+        assert!(matches!(
+            next,
+            Next::Trial {
+                phase: TrialPhase::Baseline,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn the_finals_keep_their_share_of_a_short_budget() {
+        let baseline = done(1, TrialPhase::Baseline, &space().baseline(), None, 20.0);
+        let clock = |left: u64| Clock {
+            budget: Some(Duration::from_secs(240)),
+            left: Some(Duration::from_secs(left)),
+        };
+        let ask = |left| {
+            next_search(
+                &space(),
+                &limits(50),
+                std::slice::from_ref(&baseline),
+                clock(left),
+                &Sobol,
+            )
+        };
+        assert!(matches!(
+            ask(220),
+            Next::Trial {
+                phase: TrialPhase::Search,
+                ..
+            }
+        ));
+        assert!(
+            matches!(ask(100), Next::SearchOver(_)),
+            "nothing would be left for the finals"
+        );
+        assert!(finals_reserve(&limits(50), &[baseline.clone()], clock(220)) <= Duration::from_secs(108));
+    }
 }

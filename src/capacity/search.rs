@@ -28,6 +28,8 @@ const MOST_CONFIRMATIONS: usize = 5;
 const MOST_VOIDS: u32 = 2;
 /// Most refinement probes before the first confirmation.
 const MOST_REFINEMENTS: usize = 8;
+/// From this precision on the answer is to come quickly.
+const COARSE: f64 = 0.08;
 /// The rate of a confirmation: carried with this probability, as believed.
 const CONFIRMED_BY: f64 = 0.8;
 /// A race is lost when the capacity is above this share of the incumbent's rate ...
@@ -439,8 +441,14 @@ fn refine(plan: &Plan, probes: &[Probe], r: &Reading<'_>, confirmations: usize) 
         .rates(Verdict::Violates)
         .filter(|f| *f > 0.9 * q50 && *f < 1.15 * q50)
         .count();
-    let narrow = (q75 / q25).ln() <= plan.precision.get() && near >= 2;
-    if confirmations > 0 || narrow || refined >= MOST_REFINEMENTS {
+    // Where a coarse answer is asked for, one failure near the middle and half of the refinements are enough.
+    let (enough, most) = if plan.precision.get() >= COARSE {
+        (1, MOST_REFINEMENTS / 2)
+    } else {
+        (2, MOST_REFINEMENTS)
+    };
+    let narrow = (q75 / q25).ln() <= plan.precision.get() && near >= enough;
+    if confirmations > 0 || narrow || refined >= most {
         let lowest_failed = r
             .loads
             .iter()

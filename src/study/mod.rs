@@ -298,11 +298,7 @@ impl Study<'_> {
     }
 
     async fn finals(&mut self) -> Result<Option<Decision>, ExitError> {
-        let list = crate::finals::finalists(
-            &self.spec.space,
-            &agenda::history(&self.trials),
-            self.limits().required,
-        );
+        let list = agenda::finalists(&self.spec.space, &self.limits(), &self.trials, self.clock());
         self.sink.event(&Event::FinalsStarted(list));
         for _ in 0..MAX_TRIALS {
             match agenda::next_final(&self.spec.space, &self.limits(), &self.trials, self.clock()) {

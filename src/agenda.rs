@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use crate::capacity::CapacityVerdict;
 use crate::finals::{self, Decision, FinalResult, FinalStep, FinalsPlan};
-use crate::optimizer::{Ask, AskContext, Optimizer};
+use crate::optimizer::{self, Ask, AskContext, Optimizer};
 use crate::space::{Config, Space};
 use crate::trial::{History, Outcome, Trial, TrialPhase};
 use crate::units::Rps;
 
-/// A baseline again after this many search trials.
-const ANCHOR_EVERY: usize = 10;
 /// Finals never take more than this share of a budget.
 const FINALS_SHARE: f64 = 0.4;
 
@@ -28,6 +26,8 @@ pub struct Limits {
     pub pairs: u32,
     /// The recorded seed.
     pub seed: u64,
+    /// The rate that is required, where the cheapest config that carries it is wanted.
+    pub required: Option<Rps>,
 }
 
 /// The time that the run has used and has left.
@@ -80,10 +80,18 @@ pub fn next_search(
     }
     let baseline = space.baseline();
     let ended = |t: &&Trial| matches!(t.outcome, Some(Outcome::Measured { .. } | Outcome::Failed { .. }));
-    if !trials.iter().filter(ended).any(|t| t.phase == TrialPhase::Baseline) {
+    if !trials
+        .iter()
+        .filter(ended)
+        .any(|t| t.phase == TrialPhase::Baseline)
+    {
         return trial(TrialPhase::Baseline, baseline, None);
     }
-    let searched = trials.iter().filter(ended).filter(|t| t.phase == TrialPhase::Search).count();
+    let searched = trials
+        .iter()
+        .filter(ended)
+        .filter(|t| t.phase == TrialPhase::Search)
+        .count();
     if limits.trials.is_some_and(|n| searched >= n as usize) {
         return over("all trials of the budget are done");
     }
@@ -92,13 +100,14 @@ pub fn next_search(
     {
         return over("the rest of the time is kept for the finals");
     }
-    let anchors = trials.iter().filter(ended).filter(|t| t.phase == TrialPhase::Anchor).count();
-    if searched >= (anchors + 1) * ANCHOR_EVERY {
-        return trial(TrialPhase::Anchor, baseline, None);
-    }
-    let context = AskContext { seed: limits.seed, trials: limits.trials };
-    match optimizer.ask(space, &history(trials), &context) {
-        Ask::Config(config) => trial(TrialPhase::Search, config, None),
+    let history = history(trials);
+    let context = AskContext {
+        seed: limits.seed,
+        trials: affordable(limits, trials, clock),
+        required: limits.required,
+    };
+    match optimizer.ask(space, &history, &context) {
+        Ask::Config(config) => trial(optimizer::phase_of(space, &history, &config), config, None),
         Ask::Stop(why) => over(&why),
     }
 }
@@ -106,16 +115,17 @@ pub fn next_search(
 /// The next trial of the finals, or the decision.
 #[must_use]
 pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Next {
-    let explored: Vec<Trial> = trials.iter().filter(|t| t.phase != TrialPhase::Final).cloned().collect();
-    let finalists = finals::finalists(space, &explored, limits.seed);
+    let history = history(trials);
+    let finalists = finals::finalists(space, &history, limits.required);
     if finalists.is_empty() {
-        return Next::Nothing("no config but today's sustained anything that can be compared".to_owned());
+        return Next::Nothing("nothing but today's configuration carried anything: it stays".to_owned());
     }
     let done: Vec<FinalResult> = trials.iter().filter_map(FinalResult::of_trial).collect();
     let round = typical(trials, true).saturating_mul(u32::try_from(finalists.len() + 1).unwrap_or(u32::MAX));
     let another = clock.left.is_none_or(|left| left >= round);
-    let plan = FinalsPlan::new(limits.pairs, limits.seed);
-    match finals::next_final(&plan, &finalists, &space.baseline(), &done, another) {
+    let noise = optimizer::recommend(space, &history, limits.required).map_or(0.05, |r| r.noise);
+    let plan = FinalsPlan::new(limits.pairs, limits.seed).with_noise(noise);
+    match finals::next_final(&plan, space, &finalists, &space.baseline(), &done, another) {
         FinalStep::Measure { config, round } => trial(TrialPhase::Final, config, Some(round)),
         FinalStep::Decided(decision) => Next::Decided(Box::new(decision)),
     }
@@ -123,6 +133,24 @@ pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock
 
 fn trial(phase: TrialPhase, config: Config, round: Option<u32>) -> Next {
     Next::Trial { phase, config, round }
+}
+
+/// Search trials that trials and time allow in all, as far as that is known: the search spends them by it.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn affordable(limits: &Limits, trials: &[Trial], clock: Clock) -> Option<u32> {
+    let by_time = clock.left.map(|left| {
+        let free = left
+            .saturating_sub(finals_reserve(limits, trials, clock))
+            .as_secs_f64();
+        let each = typical(trials, false).as_secs_f64().max(1.0);
+        u32::try_from(trials.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add((free / each).min(1e6) as u32)
+    });
+    match (limits.trials, by_time) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }
 
 /// Median seconds of a measured trial; of the finals where there are any and they are asked for.
@@ -137,7 +165,11 @@ fn typical(trials: &[Trial], finals: bool) -> Duration {
         s.sort_by(f64::total_cmp);
         s.get(s.len() / 2).copied()
     };
-    let seconds = finals.then(|| of(true)).flatten().or_else(|| of(false)).unwrap_or(0.0);
+    let seconds = finals
+        .then(|| of(true))
+        .flatten()
+        .or_else(|| of(false))
+        .unwrap_or(0.0);
     Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0))
 }
 
@@ -159,7 +191,11 @@ pub fn incumbent(trials: &[Trial]) -> Option<Rps> {
     trials
         .iter()
         .filter(|t| t.phase != TrialPhase::Final)
-        .filter_map(|t| t.capacity().filter(|c| c.verdict == CapacityVerdict::Sustainable)?.sustainable_rps)
+        .filter_map(|t| {
+            t.capacity()
+                .filter(|c| c.verdict == CapacityVerdict::Sustainable)?
+                .sustainable_rps
+        })
         .max_by(f64::total_cmp)
         .and_then(|r| Rps::new(r).ok())
 }
@@ -169,7 +205,12 @@ pub fn incumbent(trials: &[Trial]) -> Option<Rps> {
 pub fn prior_rate(space: &Space, trials: &[Trial], config: &Config) -> Option<Rps> {
     let at = space.encode(config);
     let distance = |c: &Config| -> f64 {
-        space.encode(c).iter().zip(&at).map(|(a, b)| (a - b) * (a - b)).sum()
+        space
+            .encode(c)
+            .iter()
+            .zip(&at)
+            .map(|(a, b)| (a - b) * (a - b))
+            .sum()
     };
     trials
         .iter()

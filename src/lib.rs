@@ -5,10 +5,12 @@
 //! 1. [`units`], [`space`], [`expr`], [`spec`]: what is asked.
 //! 2. [`measurement`], [`slo`], [`trial`]: what was measured.
 //! 3. [`capacity`], [`optimizer`], [`finals`], [`smoke`], [`diagnosis`], [`noise`], [`report`]: decisions and renderings, pure functions of it.
-//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`guardian`]: effects, each owning one outside thing.
-//! 5. [`probing`], `study`, [`event`]: the drivers that call them.
+//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`lock`], [`guardian`]: effects, each owning one outside thing.
+//! 5. [`agenda`], [`probing`], [`study`], [`event`], [`console`], [`serve`], [`cli`]: the drivers that call them.
 
+pub mod agenda;
 pub mod capacity;
+pub mod cli;
 pub mod console;
 pub mod demo_api;
 pub mod diagnosis;
@@ -18,22 +20,21 @@ pub mod expr;
 pub mod finals;
 pub mod guardian;
 pub mod load;
+pub mod lock;
 pub mod measurement;
 pub mod noise;
 pub mod optimizer;
 pub mod probing;
 pub mod report;
 pub mod results;
+pub mod serve;
 pub mod slo;
 pub mod smoke;
 pub mod space;
 pub mod spec;
 pub mod store;
+pub mod study;
 pub mod sut;
 pub mod telemetry;
 pub mod trial;
 pub mod units;
-
-// TEMPORARY until the command line is wired.
-#[path = "cli/load.rs"]
-pub mod cli_load;

@@ -17,17 +17,17 @@ const QUICKSTART: &str = include_str!("../../experiments/quickstart.toml");
 
 /// Flags of the main job.
 #[derive(Debug, Clone, Args)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     /// The space file: what may change, what is sent, what counts as good.
     #[arg(long, value_name = "FILE", env = "AUTOTUNE_SPACE")]
-    space: PathBuf,
+    space: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
 }
 
 /// Flags of `demo`.
 #[derive(Debug, Clone, Args)]
-pub struct DemoArgs {
+pub(super) struct DemoArgs {
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -62,26 +62,37 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The main job.
-pub async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
-    let spec = load(&args.space)?;
-    start(spec, &args.common, global).await
+pub(super) async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
+    let Some(space) = &args.space else {
+        return Err(ExitError::new(
+            exit::USAGE,
+            "say what to do: `autotune --space FILE`, or `autotune --help`",
+        )
+        .into());
+    };
+    let spec = load(space)?;
+    Box::pin(start(spec, &args.common, global)).await
 }
 
 /// The main job on the built-in API.
-pub async fn demo(args: &DemoArgs, global: &Global) -> anyhow::Result<u8> {
-    let spec = spec::parse(QUICKSTART, "quickstart.toml", &|name| std::env::var(name).ok(), &|path| {
-        Err(format!("{path}: the embedded space file reads no other files"))
-    })
+pub(super) async fn demo(args: &DemoArgs, global: &Global) -> anyhow::Result<u8> {
+    let spec = spec::parse(
+        QUICKSTART,
+        "quickstart.toml",
+        &|name| std::env::var(name).ok(),
+        &|path| Err(format!("{path}: the embedded space file reads no other files")),
+    )
     .map_err(|e| ExitError::new(exit::DATA, e.to_string()))?;
     let mut common = args.common.clone();
     // A demo is tried several times: each begins again and the last one is kept.
     common.fresh = true;
-    start(spec, &common, global).await
+    Box::pin(start(spec, &common, global)).await
 }
 
 /// Reads and validates a space file.
 pub(super) fn load(path: &Path) -> Result<StudySpec, ExitError> {
-    spec::load(path, &|name| std::env::var(name).ok()).map_err(|e| ExitError::new(e.exit_code(), e.to_string()))
+    spec::load(path, &|name| std::env::var(name).ok())
+        .map_err(|e| ExitError::new(e.exit_code(), e.to_string()))
 }
 
 async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyhow::Result<u8> {
@@ -89,6 +100,10 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         spec.seed = seed;
     }
     let parent = args.results.clone().unwrap_or_else(|| spec.results.clone());
+    if args.dry_run {
+        let folder = parent.join(&spec.name);
+        return super::check::check(spec, &folder, global).await;
+    }
     let until = args.until.as_deref().map(time_until).transpose()?;
     let budget = [args.budget, until].into_iter().flatten().min();
     let options = RunOptions {
@@ -98,7 +113,11 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         budget,
         unguarded: false,
     };
-    let verbosity = if global.quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    let verbosity = if global.quiet {
+        Verbosity::Quiet
+    } else {
+        Verbosity::Normal
+    };
     let mut console = Console::new(verbosity);
     let mut signals = signals::listen()?;
     let end = tokio::select! {
@@ -121,12 +140,23 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
 
 /// Time from now to the next HH:MM, local time.
 fn time_until(text: &str) -> Result<Duration, ExitError> {
-    let bad = || ExitError::new(exit::USAGE, format!("--until takes a time of day such as 06:30, not `{text}`"));
+    let bad = || {
+        ExitError::new(
+            exit::USAGE,
+            format!("--until takes a time of day such as 06:30, not `{text}`"),
+        )
+    };
     let time: jiff::civil::Time = text.parse().map_err(|_| bad())?;
-    let now = jiff::Zoned::now();
+    let now = jiff::ZonedDateTime::now();
     let mut then = now.with().time(time).build().map_err(|_| bad())?;
     if then <= now {
-        then = then.tomorrow().map_err(|_| bad())?.with().time(time).build().map_err(|_| bad())?;
+        then = then
+            .tomorrow()
+            .map_err(|_| bad())?
+            .with()
+            .time(time)
+            .build()
+            .map_err(|_| bad())?;
     }
     Duration::try_from(then.duration_since(&now)).map_err(|_| bad())
 }

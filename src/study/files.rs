@@ -23,8 +23,14 @@ impl Study<'_> {
         let mut lines = vec![String::new(), summary.headline()];
         let folder = self.options.folder.display();
         for s in &summary.finals {
-            let who = if s.config == summary.baseline { "today      " } else { "candidate  " };
-            let range = s.interval_rps.map_or(String::new(), |[lo, hi]| format!("  (95 % {lo:.1} to {hi:.1})"));
+            let who = if s.config == summary.baseline {
+                "today      "
+            } else {
+                "candidate  "
+            };
+            let range = s
+                .interval_rps
+                .map_or(String::new(), |[lo, hi]| format!("  (95 % {lo:.1} to {hi:.1})"));
             lines.push(format!(
                 "  {who}{}  {:.1} rps{range}, {} measurements",
                 s.config,
@@ -37,9 +43,13 @@ impl Study<'_> {
         }
         lines.push(String::new());
         if summary.is_win() {
-            lines.push(format!("To use it: {folder}/recommended.env, {folder}/docker-compose.recommended.yml"));
+            lines.push(format!(
+                "To use it: {folder}/recommended.env, {folder}/docker-compose.recommended.yml"
+            ));
         }
-        lines.push(format!("Evidence: {folder}/recommended.toml, {folder}/report.html, {folder}/trials.csv"));
+        lines.push(format!(
+            "Evidence: {folder}/recommended.toml, {folder}/report.html, {folder}/trials.csv"
+        ));
         let json = serde_json::json!({
             "folder": self.options.folder,
             "headline": summary.headline(),
@@ -57,7 +67,11 @@ impl Study<'_> {
                 continue;
             }
             self.sink.event(&Event::Warning(w.clone()));
-            if let Err(e) = self.store.log(kinds::WARNING, &serde_json::Value::String(w)).await {
+            if let Err(e) = self
+                .store
+                .log(kinds::WARNING, &serde_json::Value::String(w))
+                .await
+            {
                 tracing::debug!("a warning was not journalled: {e}");
             }
         }
@@ -79,7 +93,10 @@ fn machine() -> BTreeMap<String, String> {
     let text = |c: &std::ffi::CStr| c.to_string_lossy().into_owned();
     let mut all = BTreeMap::from([
         ("host".to_owned(), text(uname.nodename())),
-        ("kernel".to_owned(), format!("{} {}", text(uname.sysname()), text(uname.release()))),
+        (
+            "kernel".to_owned(),
+            format!("{} {}", text(uname.sysname()), text(uname.release())),
+        ),
         ("architecture".to_owned(), text(uname.machine())),
         ("autotune".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
     ]);

@@ -6,21 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Study;
 use crate::agenda;
 use crate::capacity::{Capacity, Plan, ProbePlan, simulated};
-use crate::diagnosis;
+use crate::diagnosis::{self, Evidence, Facts};
 use crate::event::{Event, Sink};
 use crate::exit::{self, ExitError};
 use crate::load::Generator;
 use crate::measurement::{Bin, Measurement};
 use crate::probing::{Attendant, Drive, ProbingError, find_capacity};
-use crate::space::Parameter;
+use crate::space::{Config, Parameter};
 use crate::spec::StudySpec;
-use crate::store::sqlite::Sqlite;
-use crate::store::{Journal, StoreError};
+use crate::store::{Journal, Sqlite, StoreError};
 use crate::sut::{AnySut, Deployment, Health, Sut, SutError};
 use crate::telemetry::Telemetry;
 use crate::trial::{Outcome, Probe, Trial, TrialPhase};
 use crate::units::Rps;
 
+/// The kind under which a diagnosis is journalled.
+pub(crate) const DIAGNOSIS: &str = "diagnosis";
 /// Most probes of one search: a bound on the loop.
 const MAX_PROBES: u32 = 200;
 
@@ -73,9 +74,17 @@ impl Drive for Driver {
 }
 
 /// Prepares the load for a deployment.
-pub(crate) fn generator(spec: &StudySpec, deployment: &Deployment, seed: u64) -> Result<Generator, ExitError> {
-    let load = spec.load.as_ref().ok_or_else(|| ExitError::new(exit::DATA, "no [load] in the space file"))?;
-    Generator::prepare(load, &deployment.urls, seed).map_err(|e| ExitError::new(exit::UNAVAILABLE, e.to_string()))
+pub(crate) fn generator(
+    spec: &StudySpec,
+    deployment: &Deployment,
+    seed: u64,
+) -> Result<Generator, ExitError> {
+    let load = spec
+        .load
+        .as_ref()
+        .ok_or_else(|| ExitError::new(exit::DATA, "no [load] in the space file"))?;
+    Generator::prepare(load, &deployment.urls, seed)
+        .map_err(|e| ExitError::new(exit::UNAVAILABLE, e.to_string()))
 }
 
 /// Keeps the promises around each probe: sampled, durable, and the service still the one that was deployed.
@@ -116,11 +125,14 @@ impl Attendant for Keeper<'_> {
         let mut kept = probe.clone();
         kept.measurement.histograms = None;
         self.trial.probes.push(kept.clone());
-        self.sink.event(&Event::ProbeFinished { trial: self.trial.number, probe: Box::new(kept) });
+        self.sink.event(&Event::ProbeFinished {
+            trial: self.trial.number,
+            probe: Box::new(kept),
+        });
         match self.sut.health().await {
             Health::Running => Ok(()),
             Health::Failed(failure, detail) => self.end(Cut::Outcome(Outcome::Failed { failure, detail })),
-            Health::Refused(exit, message) => self.end(Cut::Run(ExitError::new(exit, message))),
+            Health::Foreign(message) => self.end(Cut::Run(ExitError::new(exit::UNAVAILABLE, message))),
             Health::Unknown(detail) => self.end(Cut::Outcome(Outcome::Infrastructure { detail })),
         }
     }
@@ -130,7 +142,11 @@ impl Attendant for Keeper<'_> {
             "trial {}: the service did not recover from {tripped_at}; it is deployed again",
             self.trial.number
         )));
-        let deployed = match self.sut.deploy(self.trial.number, self.parameters, &self.trial.config).await {
+        let deployed = match self
+            .sut
+            .deploy(self.trial.number, self.parameters, &self.trial.config)
+            .await
+        {
             Ok(d) => d,
             Err(e) => return self.end(e.into()),
         };
@@ -150,24 +166,35 @@ impl Attendant for Keeper<'_> {
 impl Study<'_> {
     /// Deploys, searches the capacity and diagnoses.
     pub(crate) async fn measure(&mut self, trial: &mut Trial) -> Result<Capacity, Cut> {
-        let deployment = self.sut.deploy(trial.number, &self.space.parameters, &trial.config).await?;
-        self.sink.event(&Event::Deployed { trial: trial.number, ready_s: deployment.ready_s });
+        let deployment = self
+            .sut
+            .deploy(trial.number, &self.spec.space.parameters, &trial.config)
+            .await?;
+        self.sink.event(&Event::Deployed {
+            trial: trial.number,
+            ready_s: deployment.ready_s,
+        });
         let plan = self.plan(trial);
         let seed = self.meta.seed ^ u64::from(trial.number);
-        let mut driver = match simulated_service(&deployment, &trial.config, seed) {
+        let mut driver = match simulated_service(&deployment, &trial.config, seed)? {
             Some(service) => Driver::Simulated(Box::new(service)),
             None => {
-                let g = generator(self.spec, &deployment, seed).map_err(Cut::Run)?;
+                let g = generator(&self.spec, &deployment, seed).map_err(Cut::Run)?;
                 Driver::Real(Arc::new(Mutex::new(Arc::new(g))))
             }
         };
         let base = deployment.urls.first().cloned().unwrap_or_default();
-        let telemetry =
-            Telemetry::open(&self.spec.telemetry, &base, &deployment.containers, &deployment.pids).await;
+        let telemetry = Telemetry::open(
+            &self.spec.telemetry,
+            &base,
+            &deployment.containers,
+            &deployment.pids,
+        )
+        .await;
         self.warn_once(telemetry.warnings().to_vec()).await;
         let mut keeper = Keeper {
-            spec: self.spec,
-            parameters: &self.space.parameters,
+            spec: &self.spec,
+            parameters: &self.spec.space.parameters,
             store: &self.store,
             sut: &mut self.sut,
             sink: &mut *self.sink,
@@ -185,11 +212,27 @@ impl Study<'_> {
         match (found, keeper.cut.take()) {
             (_, Some(cut)) => Err(cut),
             (Ok((capacity, _)), None) => {
-                self.diagnose(trial);
+                self.diagnose(trial).await;
                 Ok(capacity)
             }
-            (Err(ProbingError::Drive(why)), None) => Err(Cut::Outcome(Outcome::Infrastructure { detail: why })),
+            (Err(ProbingError::Drive(why)), None) => {
+                Err(Cut::Outcome(Outcome::Infrastructure { detail: why }))
+            }
             (Err(e), None) => Err(Cut::Run(ExitError::new(exit::SOFTWARE, e.to_string()))),
+        }
+    }
+
+    /// What binds in this trial: its code goes into the row, the whole of it into the journal.
+    pub(crate) async fn diagnose(&self, trial: &mut Trial) {
+        let facts = Facts::of(&self.spec, &trial.config);
+        let found = diagnosis::diagnose(&Evidence {
+            probes: &trial.probes,
+            facts: &facts,
+        });
+        trial.binding = Some(found.code.name().to_owned());
+        let detail = serde_json::json!({ "trial": trial.number, "config": trial.config, "diagnosis": found });
+        if let Err(e) = self.store.log(DIAGNOSIS, &detail).await {
+            tracing::debug!("a diagnosis was not journalled: {e}");
         }
     }
 
@@ -200,8 +243,12 @@ impl Study<'_> {
         let race = trial.phase == TrialPhase::Search;
         Plan {
             slo: self.spec.slo.clone(),
-            prior: agenda::prior_rate(&self.space, &self.trials, &trial.config).or(c.start),
-            incumbent: if race { agenda::incumbent(&self.trials) } else { None },
+            prior: agenda::prior_rate(&self.spec.space, &self.trials, &trial.config).or(c.start),
+            incumbent: if race {
+                agenda::incumbent(&self.trials)
+            } else {
+                None
+            },
             min: Rps::saturating(0.5),
             max: c.max,
             precision: c.precision,
@@ -213,12 +260,30 @@ impl Study<'_> {
     }
 }
 
-/// The arithmetic service behind a simulated deployment.
+/// The arithmetic service behind a simulated deployment. A word `per_NAME=20` of the model makes the capacity at most
+/// 20 times the parameter NAME, so that a space has something to find; None where the deployment is a real one.
 fn simulated_service(
     deployment: &Deployment,
-    config: &crate::space::Config,
+    config: &Config,
     seed: u64,
-) -> Option<simulated::Service> {
-    let model = deployment.urls.first()?.strip_prefix("simulated://")?;
-    simulated::Service::of_config(model, config, seed)
+) -> Result<Option<simulated::Service>, Cut> {
+    let Some(text) = deployment
+        .urls
+        .first()
+        .and_then(|u| u.strip_prefix("simulated://"))
+    else {
+        return Ok(None);
+    };
+    let text = text.split('?').next().unwrap_or_default();
+    let (ties, words): (Vec<&str>, Vec<&str>) = text.split_whitespace().partition(|w| w.starts_with("per_"));
+    let mut model = simulated::Model::parse(&words.join(" "))
+        .map_err(|e| Cut::Run(ExitError::new(exit::DATA, format!("[sut] model: {e}"))))?;
+    for tie in ties {
+        let bound = tie
+            .trim_start_matches("per_")
+            .split_once('=')
+            .and_then(|(name, factor)| Some(config.get(name)?.as_f64()? * factor.parse::<f64>().ok()?));
+        model.capacity = model.capacity.min(bound.unwrap_or(f64::INFINITY)).max(0.1);
+    }
+    Ok(Some(simulated::Service::new(model, seed)))
 }

@@ -15,13 +15,12 @@ use std::time::{Duration, Instant};
 use crate::agenda::{self, Clock, Limits, Next};
 use crate::event::{Event, Sink};
 use crate::exit::{self, ExitError};
-use crate::finals::{Decision, DecisionVerdict};
+use crate::finals::{Decision, FinalVerdict};
 use crate::guardian::Guardian;
 use crate::optimizer;
-use crate::space::Space;
-use crate::spec::StudySpec;
-use crate::store::sqlite::Sqlite;
-use crate::store::{Journal, SpaceRecord, StudyMeta, TrialEnd, kinds};
+use crate::report::FinalDecision;
+use crate::spec::{Objective, StudySpec};
+use crate::store::{Journal, Sqlite, StudyMeta, TrialEnd, kinds};
 use crate::sut::{self, AnySut, Sut, SutFacts};
 use crate::trial::{Outcome, Trial, TrialPhase};
 
@@ -61,8 +60,7 @@ pub struct RunEnd {
 
 /// A study under way.
 pub(crate) struct Study<'a> {
-    spec: &'a StudySpec,
-    space: Space,
+    spec: StudySpec,
     options: &'a RunOptions,
     store: Sqlite,
     sut: AnySut,
@@ -91,24 +89,37 @@ pub async fn run(
             "this space file has no [sut] or no [load]: it is for ask and tell; add both to measure",
         ));
     };
-    if options.fresh && let Some(kept) = crate::store::archive(&options.folder)? {
-        sink.event(&Event::Note(format!("the earlier study is kept as {}", kept.display())));
+    let run_id = format!("{}-{}", spec.name, std::process::id());
+    // First: it holds the lock of the results folder, which --fresh moves away.
+    let guardian = match options.unguarded {
+        true => None,
+        false => Some(Guardian::spawn(&options.folder, &run_id).await?),
+    };
+    if options.fresh && options.folder.exists() {
+        let kept = crate::store::archive(&options.folder)?;
+        sink.event(&Event::Note(format!(
+            "the earlier study is kept as {}",
+            kept.display()
+        )));
     }
     let store = Sqlite::open(&options.folder).await?;
-    let run_id = format!("{}-{}", spec.name, std::process::id());
     let mut sut = sut::open(sut_spec, &run_id, &options.folder)?;
-    let guardian = if options.unguarded { None } else { Some(Guardian::spawn(&options.folder, &run_id)?) };
+    if let Some(g) = &guardian {
+        sut.set_notes(g.notes());
+    }
     if let Some(done) = sut.restore().await? {
         sink.event(&Event::Note(format!("an earlier run was cut off: {done}")));
     }
     let facts = sut.preflight(&spec.space.parameters).await?;
-    let space = with_baseline(spec, &facts)?;
-    let meta = open_study(spec, &space, &facts, &store).await?;
+    let mut spec = spec.clone();
+    spec.set_baselines(&facts.today)
+        .map_err(|e| ExitError::new(exit::DATA, e))?;
+    let meta = open_study(&spec, &facts, &store).await?;
     let trials = close_interrupted(&store).await?;
-    let spent_before = Duration::from_secs_f64(trials.iter().map(|t| t.seconds).sum::<f64>().clamp(0.0, 3.2e7));
+    let spent_before =
+        Duration::from_secs_f64(trials.iter().map(|t| t.seconds).sum::<f64>().clamp(0.0, 3.2e7));
     let mut study = Study {
         spec,
-        space,
         options,
         store,
         sut,
@@ -122,8 +133,9 @@ pub async fn run(
         faults_in_a_row: 0,
         warned: BTreeSet::new(),
     };
-    let outcome = study.search_and_decide().await;
-    let end = study.finish(outcome).await;
+    let outcome = Box::pin(study.search_and_decide()).await;
+    let end = Box::pin(study.finish(outcome)).await;
+    // Without "done" the guardian goes on trying to give the container back.
     if let Some(g) = guardian
         && end.as_ref().err().is_none_or(|e| e.code != exit::RESTORE_FAILED)
     {
@@ -132,42 +144,9 @@ pub async fn run(
     end
 }
 
-/// The space with the baseline that runs in production, where the file does not name it.
-fn with_baseline(spec: &StudySpec, facts: &SutFacts) -> Result<Space, ExitError> {
-    let mut space = spec.space.clone();
-    for p in &mut space.parameters {
-        if !spec.baseline_unknown.contains(&p.name) {
-            continue;
-        }
-        let found = facts.today.get(&p.name).cloned().ok_or_else(|| {
-            ExitError::new(
-                exit::DATA,
-                format!("today's value of `{0}` is not set on the service: add `baseline = ...` to [parameters.{0}]", p.name),
-            )
-        })?;
-        if !p.domain.contains(&found) {
-            return Err(ExitError::new(
-                exit::DATA,
-                format!("today's value of `{}` is {found}, outside its range: widen the range", p.name),
-            ));
-        }
-        p.baseline = found;
-    }
-    match space.violation(&space.baseline()) {
-        Some(why) => Err(ExitError::new(exit::DATA, format!("today's configuration is not legal: {why}"))),
-        None => Ok(space),
-    }
-}
-
 /// Creates the study's record, or checks that the one on disk is of the same study.
-async fn open_study(
-    spec: &StudySpec,
-    space: &Space,
-    facts: &SutFacts,
-    store: &Sqlite,
-) -> Result<StudyMeta, ExitError> {
-    let mut fresh = StudyMeta::of(spec, &facts.identity, env!("CARGO_PKG_VERSION"), &now_utc());
-    fresh.space = SpaceRecord::of(space);
+async fn open_study(spec: &StudySpec, facts: &SutFacts, store: &Sqlite) -> Result<StudyMeta, ExitError> {
+    let fresh = StudyMeta::of(spec, &facts.identity, env!("CARGO_PKG_VERSION"), &now_utc());
     let Some(meta) = store.meta().await? else {
         store.create(&fresh).await?;
         return Ok(fresh);
@@ -179,7 +158,10 @@ async fn open_study(
         .map(|(k, _)| format!("[{k}]"))
         .collect();
     if meta.identity != fresh.identity {
-        changed.push(format!("the image or executable ({} -> {})", meta.identity, fresh.identity));
+        changed.push(format!(
+            "the image or executable ({} -> {})",
+            meta.identity, fresh.identity
+        ));
     }
     if meta.seed != fresh.seed {
         changed.push(format!("the seed ({} -> {})", meta.seed, fresh.seed));
@@ -200,10 +182,34 @@ async fn open_study(
 /// Trials that were open when the tool died are closed as interrupted; they will be asked again.
 async fn close_interrupted(store: &Sqlite) -> Result<Vec<Trial>, ExitError> {
     for t in store.trials().await?.iter().filter(|t| t.outcome.is_none()) {
-        let end = TrialEnd { outcome: Outcome::Interrupted, seconds: 0.0, binding: None };
+        let end = TrialEnd {
+            outcome: Outcome::Interrupted,
+            seconds: 0.0,
+            binding: None,
+        };
         store.finish_trial(t.number, &end).await?;
     }
     Ok(store.trials().await?)
+}
+
+/// The decision in the terms of the report.
+fn final_decision(d: &Decision) -> FinalDecision {
+    use crate::report::FinalVerdict as R;
+    FinalDecision {
+        verdict: match d.verdict {
+            FinalVerdict::Win => R::Win,
+            FinalVerdict::NoGain => R::NoGain,
+            FinalVerdict::Worse => R::Worse,
+            FinalVerdict::Undecided => R::Undecided,
+        },
+        config: d.config.clone(),
+        gain: d.gain.unwrap_or_default(),
+        pairs: d.pairs,
+        minimum_detectable_gain: d.minimum_detectable_gain.unwrap_or_default(),
+        baseline_rps: d.baseline_rps.unwrap_or_default(),
+        winner_rps: d.winner_rps.unwrap_or_default(),
+        words: d.words.clone(),
+    }
 }
 
 /// RFC 3339, UTC, seconds.
@@ -218,13 +224,20 @@ impl Study<'_> {
             reserve: self.spec.confirm.reserve,
             pairs: self.spec.confirm.pairs,
             seed: self.meta.seed,
+            required: match self.spec.objective {
+                Objective::CostAt(rate) => Some(rate),
+                Objective::SustainableRps => None,
+            },
         }
     }
 
     fn clock(&self) -> Clock {
         let budget = self.options.budget.or(self.spec.budget);
         let used = self.started.elapsed() + self.spent_before;
-        Clock { budget, left: budget.map(|b| b.saturating_sub(used)) }
+        Clock {
+            budget,
+            left: budget.map(|b| b.saturating_sub(used)),
+        }
     }
 
     async fn search_and_decide(&mut self) -> Result<Option<Decision>, ExitError> {
@@ -238,16 +251,22 @@ impl Study<'_> {
         self.record_environment().await?;
         self.warn_once(self.facts.warnings.clone()).await;
         self.smoke().await?;
-        self.search().await?;
-        self.finals().await
+        Box::pin(self.search()).await?;
+        Box::pin(self.finals()).await
     }
 
     async fn search(&mut self) -> Result<(), ExitError> {
         let optimizer = optimizer::default_optimizer();
         for _ in 0..MAX_TRIALS {
-            match agenda::next_search(&self.space, &self.limits(), &self.trials, self.clock(), &optimizer) {
+            match agenda::next_search(
+                &self.spec.space,
+                &self.limits(),
+                &self.trials,
+                self.clock(),
+                &optimizer,
+            ) {
                 Next::Trial { phase, config, round } => {
-                    self.trial(phase, config, round).await?;
+                    Box::pin(self.trial(phase, config, round)).await?;
                     self.baseline_must_work()?;
                 }
                 Next::SearchOver(why) => {
@@ -263,27 +282,33 @@ impl Study<'_> {
     /// A baseline that does not even come up means that the trial is not what runs in production.
     fn baseline_must_work(&self) -> Result<(), ExitError> {
         match self.trials.last() {
-            Some(Trial { phase: TrialPhase::Baseline, outcome: Some(Outcome::Failed { failure, detail }), .. })
-                if *failure != crate::trial::Failure::NoCapacity =>
-            {
-                Err(ExitError::new(
-                    exit::UNAVAILABLE,
-                    format!("today's configuration does not come up as a trial ({}): {detail}", failure.name()),
-                ))
-            }
+            Some(Trial {
+                phase: TrialPhase::Baseline,
+                outcome: Some(Outcome::Failed { failure, detail }),
+                ..
+            }) if *failure != crate::trial::Failure::NoCapacity => Err(ExitError::new(
+                exit::UNAVAILABLE,
+                format!(
+                    "today's configuration does not come up as a trial ({}): {detail}",
+                    failure.name()
+                ),
+            )),
             _ => Ok(()),
         }
     }
 
     async fn finals(&mut self) -> Result<Option<Decision>, ExitError> {
-        let explored: Vec<Trial> = self.trials.iter().filter(|t| t.phase != TrialPhase::Final).cloned().collect();
-        let list = crate::finals::finalists(&self.space, &explored, self.meta.seed);
+        let list = crate::finals::finalists(
+            &self.spec.space,
+            &agenda::history(&self.trials),
+            self.limits().required,
+        );
         self.sink.event(&Event::FinalsStarted(list));
         for _ in 0..MAX_TRIALS {
-            match agenda::next_final(&self.space, &self.limits(), &self.trials, self.clock()) {
-                Next::Trial { phase, config, round } => self.trial(phase, config, round).await?,
+            match agenda::next_final(&self.spec.space, &self.limits(), &self.trials, self.clock()) {
+                Next::Trial { phase, config, round } => Box::pin(self.trial(phase, config, round)).await?,
                 Next::Decided(decision) => {
-                    let detail = serde_json::to_value(&*decision).unwrap_or_default();
+                    let detail = serde_json::to_value(final_decision(&decision)).unwrap_or_default();
                     self.store.log(kinds::DECISION, &detail).await?;
                     return Ok(Some(*decision));
                 }
@@ -299,7 +324,6 @@ impl Study<'_> {
     /// Gives everything back, writes the files, and says how it ended: in this order, whatever came before.
     async fn finish(&mut self, outcome: Result<Option<Decision>, ExitError>) -> Result<RunEnd, ExitError> {
         let given_back = self.give_back().await;
-        let decision = outcome.as_ref().ok().and_then(Clone::clone);
         let written = self.write_results().await;
         match &given_back {
             Ok(Some(words)) => self.sink.event(&Event::Note(words.clone())),
@@ -309,9 +333,15 @@ impl Study<'_> {
         let decision = outcome?;
         written?;
         let (summary, json) = self.summary().await?;
-        self.sink.event(&Event::Finished { summary: summary.clone() });
-        let won = decision.is_some_and(|d| d.verdict == DecisionVerdict::Win);
-        Ok(RunEnd { code: if won { exit::OK } else { exit::NO_GAIN }, summary, json })
+        self.sink.event(&Event::Finished {
+            summary: summary.clone(),
+        });
+        let won = decision.is_some_and(|d| d.verdict == FinalVerdict::Win);
+        Ok(RunEnd {
+            code: if won { exit::OK } else { exit::NO_GAIN },
+            summary,
+            json,
+        })
     }
 
     async fn give_back(&mut self) -> Result<Option<String>, ExitError> {

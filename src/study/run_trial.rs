@@ -22,7 +22,12 @@ impl Study<'_> {
         round: Option<u32>,
     ) -> Result<(), ExitError> {
         let begun = Instant::now();
-        let new = NewTrial { phase, config: config.clone(), round, host: self.host() };
+        let new = NewTrial {
+            phase,
+            config: config.clone(),
+            round,
+            host: self.host(),
+        };
         let number = self.store.begin_trial(&new).await?;
         let mut trial = Trial {
             number,
@@ -37,7 +42,12 @@ impl Study<'_> {
             binding: None,
         };
         let left = self.clock().left;
-        self.sink.event(&Event::TrialStarted { number, phase, config: trial.config.clone(), left });
+        self.sink.event(&Event::TrialStarted {
+            number,
+            phase,
+            config: trial.config.clone(),
+            left,
+        });
         let mut stop = self.stop.clone();
         let cut = tokio::select! {
             biased;
@@ -65,11 +75,18 @@ impl Study<'_> {
         trial.seconds = begun.elapsed().as_secs_f64();
         let recorded = outcome.clone().unwrap_or(Outcome::Interrupted);
         trial.outcome = Some(recorded.clone());
-        let end = TrialEnd { outcome: recorded, seconds: trial.seconds, binding: trial.binding.clone() };
+        let end = TrialEnd {
+            outcome: recorded,
+            seconds: trial.seconds,
+            binding: trial.binding.clone(),
+        };
         self.store.finish_trial(trial.number, &end).await?;
         self.trials.push(trial.clone());
         let best_rps = agenda::incumbent(&self.trials).map(crate::units::Rps::get);
-        self.sink.event(&Event::TrialFinished { trial: Box::new(trial), best_rps });
+        self.sink.event(&Event::TrialFinished {
+            trial: Box::new(trial),
+            best_rps,
+        });
         self.write_results().await?;
         if let Err(e @ (SutError::Refused { .. } | SutError::RestoreFailed { .. })) = torn_down {
             return Err(e.into());
@@ -91,7 +108,10 @@ impl Study<'_> {
             ));
         }
         let wait = Duration::from_secs(5 * u64::from(self.faults_in_a_row).pow(2));
-        self.sink.event(&Event::Warning(format!("{detail}; trying again in {} s", wait.as_secs())));
+        self.sink.event(&Event::Warning(format!(
+            "{detail}; trying again in {} s",
+            wait.as_secs()
+        )));
         let mut stop = self.stop.clone();
         tokio::select! {
             signal = stopped(&mut stop) => Err(signal),
@@ -108,7 +128,10 @@ impl Study<'_> {
 fn judge_capacity(capacity: Capacity) -> Outcome {
     if capacity.verdict == crate::capacity::CapacityVerdict::None {
         let detail = capacity.reasons.join("; ");
-        return Outcome::Failed { failure: Failure::NoCapacity, detail };
+        return Outcome::Failed {
+            failure: Failure::NoCapacity,
+            detail,
+        };
     }
     Outcome::Measured { capacity }
 }

@@ -1,0 +1,195 @@
+//! What would be recommended now, and why: the fastest config, the cheapest within the noise of it, and the
+//! trade-offs between. Only configs that were measured in this study, never one that failed or was unstable.
+//!
+//! This is the search's opinion. The finals (`finals`) measure it again before anybody acts on it.
+
+use serde::Serialize;
+
+use super::model::Model;
+use crate::space::{Config, Space};
+use crate::trial::History;
+use crate::units::Rps;
+
+/// Share of the best rate that may be given up for a lower cost.
+pub(super) const TOLERANCE: f64 = 0.03;
+/// Deviations below the mean that a cheap config's rate is taken at.
+const CAUTION: f64 = 0.5;
+/// A model may smooth over a cliff: a config is believed at most this many noises above its own average.
+const OWN_NOISES: f64 = 1.5;
+
+/// A measured config with what is believed of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Candidate {
+    /// The config.
+    pub config: Config,
+    /// Believed sustainable rate, requests per second.
+    pub rps: f64,
+    /// 90 % interval of the same.
+    pub interval_rps: [f64; 2],
+    /// Its cost, where the space has one.
+    pub cost: Option<f64>,
+    /// How often it was measured.
+    pub measured: u32,
+    #[serde(skip)]
+    pub(super) lower: f64,
+    #[serde(skip)]
+    pub(super) mean: f64,
+}
+
+/// What the search recommends.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recommendation {
+    /// The config to take: the cheapest within the noise of the fastest, or the fastest without a cost.
+    pub recommended: Candidate,
+    /// The fastest.
+    pub fastest: Candidate,
+    /// Configs that no other is both faster and cheaper than, cheapest first; the fastest alone without a cost.
+    pub pareto: Vec<Candidate>,
+    /// Today's configuration as measured in the search.
+    pub baseline: Option<Candidate>,
+    /// Relative deviation from trial to trial, as learned.
+    pub noise: f64,
+    /// Why, in a sentence.
+    pub why: String,
+}
+
+/// What would be recommended after `history`; None where nothing that works was measured. With `required`,
+/// the cheapest config that carries that rate.
+#[must_use]
+pub fn recommend(space: &Space, history: &History, required: Option<Rps>) -> Option<Recommendation> {
+    recommend_from(&Model::new(space, history), space, required)
+}
+
+pub(super) fn recommend_from(model: &Model, space: &Space, required: Option<Rps>) -> Option<Recommendation> {
+    let candidates = candidates(model, space);
+    let fastest = fastest(&candidates)?.clone();
+    let level = match required {
+        Some(r) => r.get().ln(),
+        None => fastest.mean + (1.0 - TOLERANCE).ln(),
+    };
+    let recommended = cheapest(&candidates, level).unwrap_or(&fastest).clone();
+    let baseline = space.baseline();
+    let why = why(&recommended, &fastest, model, required);
+    Some(Recommendation {
+        pareto: pareto(&candidates),
+        baseline: candidates.iter().find(|c| c.config == baseline).cloned(),
+        noise: model.noise_sd(),
+        recommended,
+        fastest,
+        why,
+    })
+}
+
+/// The configs worth measuring again: the recommended one first, then the fastest, then the next in rate;
+/// `most` of them, without the baseline, which takes part in every final anyway.
+#[must_use]
+pub fn leaders(space: &Space, history: &History, required: Option<Rps>, most: usize) -> Vec<Config> {
+    let model = Model::new(space, history);
+    let Some(r) = recommend_from(&model, space, required) else {
+        return Vec::new();
+    };
+    let baseline = space.baseline();
+    let mut rest = candidates(&model, space);
+    rest.sort_by(|a, b| b.lower.total_cmp(&a.lower));
+    let mut chosen: Vec<Config> = Vec::new();
+    for c in [&r.recommended, &r.fastest].into_iter().chain(&rest) {
+        if c.config != baseline && !chosen.contains(&c.config) {
+            chosen.push(c.config.clone());
+        }
+    }
+    chosen.truncate(most);
+    chosen
+}
+
+/// Every config of this study that was measured and worked, in the order of its first measurement.
+pub(super) fn candidates(model: &Model, space: &Space) -> Vec<Candidate> {
+    let mut seen = std::collections::HashSet::new();
+    let configs: Vec<(Config, u32, Option<f64>)> = model
+        .known
+        .iter()
+        .filter(|k| !k.prior && seen.insert(k.key.clone()))
+        .filter_map(|k| {
+            let t = model.tallies.get(&k.key)?;
+            let usable = t.rates + t.at_least > 0 && !t.is_unstable() && space.is_legal(&k.config);
+            usable.then(|| (k.config.clone(), t.rates, t.average()))
+        })
+        .collect();
+    let plain: Vec<Config> = configs.iter().map(|(c, _, _)| c.clone()).collect();
+    let noise = model.noise_sd();
+    configs
+        .into_iter()
+        .zip(model.outlook_of(&plain))
+        .filter_map(|((config, measured, own), o)| {
+            let b = o.rate?;
+            let ceiling = own.map_or(f64::INFINITY, |y| y + OWN_NOISES * noise);
+            let mean = b.mean.min(ceiling);
+            Some(Candidate {
+                cost: space.cost_of(&config).ok().flatten(),
+                config,
+                rps: mean.exp(),
+                interval_rps: [(mean - 1.645 * b.sd).exp(), (mean + 1.645 * b.sd).exp()],
+                measured,
+                lower: mean - CAUTION * b.sd,
+                mean,
+            })
+        })
+        .collect()
+}
+
+fn fastest(candidates: &[Candidate]) -> Option<&Candidate> {
+    candidates.iter().max_by(|a, b| a.mean.total_cmp(&b.mean))
+}
+
+/// The cheapest whose lower bound reaches `level`; None without a cost, or where none does.
+fn cheapest(candidates: &[Candidate], level: f64) -> Option<&Candidate> {
+    candidates
+        .iter()
+        .filter(|c| c.cost.is_some() && c.lower >= level)
+        .min_by(|a, b| {
+            let cost = |c: &Candidate| c.cost.unwrap_or(f64::INFINITY);
+            cost(a).total_cmp(&cost(b)).then(b.mean.total_cmp(&a.mean))
+        })
+}
+
+fn pareto(candidates: &[Candidate]) -> Vec<Candidate> {
+    let mut sorted: Vec<&Candidate> = candidates.iter().collect();
+    let cost = |c: &Candidate| c.cost.unwrap_or(0.0);
+    sorted.sort_by(|a, b| cost(a).total_cmp(&cost(b)).then(b.mean.total_cmp(&a.mean)));
+    let mut front: Vec<Candidate> = Vec::new();
+    for c in sorted {
+        if front.last().is_none_or(|f| c.mean > f.mean) {
+            front.push(c.clone());
+        }
+    }
+    front
+}
+
+fn why(recommended: &Candidate, fastest: &Candidate, model: &Model, required: Option<Rps>) -> String {
+    let noise = 100.0 * model.noise_sd();
+    let rate = |c: &Candidate| Rps::saturating(c.rps);
+    if let Some(r) = required {
+        return if recommended.lower >= r.get().ln() {
+            format!("the cheapest measured config that carries the required {r}")
+        } else {
+            format!(
+                "no measured config carries the required {r}; this is the fastest, with {}",
+                rate(fastest)
+            )
+        };
+    }
+    if recommended.config == fastest.config {
+        format!(
+            "the fastest measured config, {}; trials vary by about {noise:.1} %",
+            rate(fastest)
+        )
+    } else {
+        format!(
+            "the cheapest measured config within the noise of the fastest: {} against {}, at {:.3} against {:.3} \
+             in cost; trials vary by about {noise:.1} %",
+            rate(recommended),
+            rate(fastest),
+            recommended.cost.unwrap_or(0.0),
+            fastest.cost.unwrap_or(0.0),
+        )
+    }
+}

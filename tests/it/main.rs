@@ -23,6 +23,7 @@ mod load_answers;
 mod load_basics;
 mod load_schedule;
 mod load_server;
+mod load_tls;
 mod page;
 mod process_study;
 mod process_sut;

@@ -45,7 +45,15 @@ impl ExitError {
 
 impl From<crate::store::StoreError> for ExitError {
     fn from(e: crate::store::StoreError) -> Self {
-        Self::new(e.exit_code(), e.to_string())
+        use crate::store::StoreError as S;
+        let code = match &e {
+            S::Missing(_) => NO_INPUT,
+            S::Unreadable(_) => DATA,
+            S::Io(_) => IO,
+            S::Locked(_) => LOCKED,
+            S::Conflict(_) => SOFTWARE,
+        };
+        Self::new(code, e.to_string())
     }
 }
 

@@ -24,6 +24,10 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
     e.set_max_expr_depths(64);
     e.set_max_string_size(10_000);
     e.set_max_array_size(100);
+    // Literals without a point are whole numbers to rhai, and 1 / 2 would be 0: here it is a half.
+    e.set_fast_operators(false);
+    #[allow(clippy::cast_precision_loss)]
+    e.register_fn("/", |a: i64, b: i64| a as f64 / b as f64);
     e.set_max_map_size(100);
     e.set_strict_variables(true);
     for word in ["eval", "print", "debug", "switch"] {
@@ -268,6 +272,62 @@ mod tests {
         let c = Expr::compile("(pool_size + 2) * workers <= 97", &names()).unwrap();
         assert_eq!(c.sides(&config()), Some((14.0, 97.0)));
         assert!(c.truth(&config()).unwrap());
+    }
+
+    /// docs/space-file.md promises these.
+    #[test]
+    fn the_documented_language_works() {
+        let number = |t: &str| Expr::compile(t, &names()).unwrap().number(&config()).unwrap();
+        for (text, value) in [
+            ("5 / 2", 2.5),
+            ("pool_size + 1 / 2", 5.5),
+            ("7 % 4 - 1", 2.0),
+            ("2 * (3 + 4)", 14.0),
+            ("min(pool_size, 3.0) + max(1, 2)", 5.0),
+            ("min(pool_size, 3) + max(1, pool_size)", 8.0),
+            ("sqrt(16.0) + abs(-2) + floor(2.5) + ceiling(2.5)", 11.0),
+        ] {
+            assert!((number(text) - value).abs() < 1e-12, "{text} is {}", number(text));
+        }
+        for text in [
+            "!(1 > 2) && (3 >= 3 || false)",
+            "cache != \"on\"",
+            "pool_size == 5 && workers < 3",
+            "pool_size * 2 <= 10",
+        ] {
+            assert!(
+                Expr::compile(text, &names()).unwrap().truth(&config()).unwrap(),
+                "{text}"
+            );
+        }
+        for text in [
+            "eval(\"1\")",
+            "print(1)",
+            "let x = 1",
+            "x = 1",
+            "loop { }",
+            "fn f() { 1 }",
+            "while true {}",
+            "import \"a\"",
+        ] {
+            assert!(Expr::compile(text, &names()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn inactive_bools_are_false_and_messages_keep_names() {
+        let e = Expr::compile(
+            "ping && pool_size > 1",
+            &[
+                ("ping".to_owned(), Kind::Bool),
+                ("pool_size".into(), Kind::Number),
+            ],
+        )
+        .unwrap();
+        assert!(!e.truth(&config()).unwrap());
+        let e = Expr::compile("Pool <= 3", &[("pool".to_owned(), Kind::Number)]).unwrap_err();
+        assert_eq!((e.unknown.as_deref(), e.column), (Some("Pool"), Some(1)));
+        assert!(e.message.contains("Pool"), "{e}");
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! 1. [`units`], [`space`], [`expr`], [`spec`]: what is asked.
 //! 2. [`measurement`], [`slo`], [`trial`]: what was measured.
 //! 3. [`capacity`], [`optimizer`], [`finals`], [`smoke`], [`diagnosis`], [`noise`], [`report`]: decisions and renderings, pure functions of it.
-//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`guardian`]: effects, each owning one outside thing.
-//! 5. [`agenda`], [`probing`], [`study`], [`event`], [`console`], [`cli`]: the drivers that call them.
+//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`lock`], [`guardian`]: effects, each owning one outside thing.
+//! 5. [`agenda`], [`probing`], [`study`], [`event`], [`console`], [`serve`], [`cli`]: the drivers that call them.
 
 pub mod agenda;
 pub mod capacity;
@@ -20,12 +20,14 @@ pub mod expr;
 pub mod finals;
 pub mod guardian;
 pub mod load;
+pub mod lock;
 pub mod measurement;
 pub mod noise;
 pub mod optimizer;
 pub mod probing;
 pub mod report;
 pub mod results;
+pub mod serve;
 pub mod slo;
 pub mod smoke;
 pub mod space;

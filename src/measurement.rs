@@ -360,6 +360,25 @@ pub struct Histograms {
     pub by_class: BTreeMap<OutcomeClass, Histogram<u64>>,
 }
 
+impl Histograms {
+    /// Adds `other`, of another part of the same probe, without loss. Bounds grow where they must.
+    pub fn merge(&mut self, other: &Self) {
+        let sum = |into: &mut Histogram<u64>, from: &Histogram<u64>| {
+            into.auto(true);
+            // With resizing allowed, only a histogram that memory cannot hold fails; the bounds in use fit.
+            let _ = into.add(from);
+        };
+        sum(&mut self.latency, &other.latency);
+        sum(&mut self.service, &other.service);
+        for (class, h) in &other.by_class {
+            match self.by_class.get_mut(class) {
+                Some(into) => sum(into, h),
+                None => drop(self.by_class.insert(*class, h.clone())),
+            }
+        }
+    }
+}
+
 /// The result of one offered rate held for a window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {

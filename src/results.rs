@@ -110,24 +110,24 @@ pub fn write_all(dir: &Path, files: &[report::File]) -> Result<(), StoreError> {
         .map_err(|e| StoreError::Io(format!("could not sync {}: {e}", dir.display())))
 }
 
+/// The name beside the file is always the same: what a killed process left there is overwritten next time.
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.tmp", std::process::id()));
-    let beside = Path::new(&beside);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.tmp"));
     let written = fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(beside)
+        .open(&beside)
         .and_then(|mut f| {
             f.write_all(bytes)?;
             f.sync_all()
         })
-        .and_then(|()| fs::rename(beside, path));
+        .and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         // A half-written file must not stay; the first error is the one to tell.
-        let _ = fs::remove_file(beside);
+        let _ = fs::remove_file(&beside);
     }
     written
 }

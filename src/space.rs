@@ -153,7 +153,7 @@ impl Domain {
                 high,
                 step: Some(s),
                 ..
-            } => Some(((high - low) / s + 1e-9).floor() as u64 + 1),
+            } => Some(((high - low) / s + 1e-6).floor() as u64 + 1),
             Self::Float { step: None, .. } => None,
             Self::Choice { values } => Some(values.len() as u64),
         }
@@ -273,7 +273,7 @@ impl Domain {
             Self::Float { low, high, step, .. } => {
                 let v = match step {
                     Some(s) => {
-                        let k = ((x() - low) / s).round().min(((high - low) / s + 1e-9).floor());
+                        let k = ((x() - low) / s).round().min(((high - low) / s + 1e-6).floor());
                         decimal(low + k * s)
                     }
                     None => x(),
@@ -284,9 +284,9 @@ impl Domain {
     }
 }
 
-/// Grids are typed in decimals (0.25, 0.1): undoes the binary tail that would show in files.
+/// Grids are typed in decimals (0.25, 0.1): undoes the binary tail that would show in files, 13 digits are kept.
 fn decimal(x: f64) -> f64 {
-    (x * 1e9).round() / 1e9
+    format!("{x:.12e}").parse().unwrap_or(x)
 }
 
 /// A limit of the container.
@@ -531,3 +531,6 @@ impl Space {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

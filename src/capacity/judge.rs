@@ -157,6 +157,19 @@ fn loss_fails(
 
 fn growth_fails(m: &Measurement) -> Option<String> {
     let d = queue_growth(m)?;
+    if let (Some(first), Some(last)) = (m.bins.first(), m.bins.last())
+        && m.bins.len() >= 12
+    {
+        // From end to end, with the scatter of random service times: a trend that a stall hides from the slope.
+        let span = last.start_s + last.width_s - first.width_s;
+        let grown = last.in_flight_end as f64 - first.in_flight_end as f64;
+        let per_s = (grown - (0.5 * m.scheduled as f64).sqrt() - 2.0) / span / m.offered.get();
+        if per_s > GROWTH_LIMIT {
+            return Some(format!(
+                "{grown:.0} more requests in flight at the window's end than at its start"
+            ));
+        }
+    }
     (d.per_s - d.se > GROWTH_LIMIT).then(|| {
         format!(
             "requests in flight grow by {:.1} % of the rate every second",

@@ -7,30 +7,46 @@
 
 use statrs::function::erf::erf;
 
-use crate::slo::Verdict;
+use crate::slo::{Verdict, overdispersion};
 use crate::trial::Probe;
 
+use super::Plan;
 use super::judge::{GROWTH_LIMIT, latency_growth, queue_growth};
-use super::{Plan, ProbePhase};
 
 /// Points of the grid.
-const POINTS: usize = 500;
+const POINTS: usize = 400;
 /// Deviation of the capacity between probes, and how much each is believed beforehand.
 const NOISE: [(f64, f64); 5] = [
-    (0.005, 0.15),
-    (0.01, 0.25),
+    (0.005, 0.20),
+    (0.01, 0.30),
     (0.02, 0.30),
-    (0.04, 0.20),
-    (0.08, 0.10),
+    (0.04, 0.15),
+    (0.08, 0.05),
 ];
-/// How far an overloaded service's goodput is believed.
-const HINT_WEIGHT: f64 = 0.6;
+/// Share of probes that fail for a reason that is none of the rate's (a stall, a burst of errors), and its belief.
+const FALSE_FAILURES: [(f64, f64); 3] = [(0.02, 0.6), (0.1, 0.25), (0.3, 0.15)];
+/// Share of probes that pass by luck.
+const FALSE_PASSES: f64 = 0.02;
+/// How an overloaded service's goodput relates to its capacity, the same for all probes of a search, and how much each is
+/// believed beforehand: goodput = capacity x (capacity / rate)^k. Flat for a queue, falling where overload itself costs;
+/// None: goodput says nothing.
+const RETROGRADE: [(Option<f64>, f64); 5] = [
+    (Some(0.0), 0.6),
+    (Some(0.5), 0.1),
+    (Some(1.0), 0.1),
+    (Some(2.0), 0.1),
+    (None, 0.1),
+];
+/// Share of overloaded probes whose goodput fits that relation.
+const HINT_WEIGHT: f64 = 0.8;
 
 /// The belief.
 #[derive(Debug, Clone)]
 pub(super) struct Posterior {
     ln_rate: Vec<f64>,
     weight: Vec<f64>,
+    /// Deviation of the capacity between probes, as believed now.
+    noise: f64,
 }
 
 /// One probe as evidence.
@@ -39,7 +55,6 @@ struct Evidence {
     passed: bool,
     /// Overload that this window could not have seen, as a share.
     blind: f64,
-    lapse: f64,
     /// ln of the capacity that the goodput suggests, with its deviation.
     hint: Option<(f64, f64)>,
 }
@@ -72,14 +87,13 @@ impl Posterior {
         let step = (hi - lo) / (POINTS - 1) as f64;
         let ln_rate: Vec<f64> = (0..POINTS).map(|i| lo + step * i as f64).collect();
         let mut weight = vec![0.0; POINTS];
+        let mut noises = (0.0, 0.0);
         for (noise, belief) in NOISE {
-            let logs: Vec<f64> = ln_rate
-                .iter()
-                .map(|x| evidence.iter().map(|e| e.log_likelihood(*x, noise)).sum::<f64>())
-                .collect();
-            for (w, l) in weight.iter_mut().zip(logs) {
+            for (w, x) in weight.iter_mut().zip(&ln_rate) {
                 // Likelihoods of some dozens of probes stay far above the smallest double.
-                *w += belief * l.exp();
+                let l = belief * likelihood(&evidence, *x, noise);
+                *w += l;
+                noises = (noises.0 + l * noise, noises.1 + l);
             }
         }
         if let Some(prior) = plan.prior {
@@ -92,7 +106,11 @@ impl Posterior {
             return None;
         }
         weight.iter_mut().for_each(|w| *w /= sum);
-        Some(Self { ln_rate, weight })
+        Some(Self {
+            ln_rate,
+            weight,
+            noise: noises.0 / noises.1,
+        })
     }
 
     /// The rate below which the capacity lies with probability `q`.
@@ -107,6 +125,20 @@ impl Posterior {
             below += w;
         }
         self.ln_rate.last().map_or(0.0, |x| x.exp())
+    }
+
+    /// The highest rate that a next probe would find carried with probability `p`: the belief, and the wandering of
+    /// the capacity until then.
+    pub(super) fn carried(&self, p: f64) -> f64 {
+        let passes = |at: f64| -> f64 {
+            self.ln_rate
+                .iter()
+                .zip(&self.weight)
+                .map(|(x, w)| w * normal_cdf((x - at) / self.noise))
+                .sum()
+        };
+        let i = self.ln_rate.partition_point(|x| passes(*x) >= p);
+        self.ln_rate.get(i.saturating_sub(1)).map_or(0.0, |x| x.exp())
     }
 
     /// Probability that the capacity is above `rate`.
@@ -139,11 +171,6 @@ impl Evidence {
         } else {
             0.1
         };
-        let lapse = if p.phase == ProbePhase::Confirm {
-            0.01
-        } else {
-            0.03
-        };
         let hint = if passed || plan.errors_only {
             None
         } else {
@@ -153,28 +180,44 @@ impl Evidence {
             ln_rate: m.offered.get().ln(),
             passed,
             blind,
-            lapse,
             hint,
         })
     }
 
-    /// ln of the likelihood of this probe if the capacity is exp(`x`) and wanders by `noise`.
-    fn log_likelihood(&self, x: f64, noise: f64) -> f64 {
+    /// Probability that a probe like this passes if the capacity is exp(`x`) and wanders by `noise`.
+    fn passes(&self, x: f64, noise: f64) -> f64 {
         let spread = noise.hypot(self.blind / 2.0);
-        let passes = normal_cdf((x + self.blind / 2.0 - self.ln_rate) / spread);
-        let passes = self.lapse + (1.0 - 2.0 * self.lapse) * passes;
-        if self.passed {
-            return passes.ln();
-        }
-        let fails = 1.0 - passes;
-        match self.hint {
-            None => fails.ln(),
-            Some((at, sd)) => {
-                let sd = sd.hypot(noise);
-                (HINT_WEIGHT * normal_density((at - x) / sd) / sd + (1.0 - HINT_WEIGHT) * fails).ln()
-            }
+        normal_cdf((x + self.blind / 2.0 - self.ln_rate) / spread)
+    }
+}
+
+/// Of all `evidence`, if the capacity is exp(`x`) and wanders by `noise`.
+fn likelihood(evidence: &[Evidence], x: f64, noise: f64) -> f64 {
+    FALSE_FAILURES
+        .iter()
+        .map(|(fails, belief)| belief * likelihood_with(evidence, x, noise, *fails))
+        .sum()
+}
+
+fn likelihood_with(evidence: &[Evidence], x: f64, noise: f64, false_failures: f64) -> f64 {
+    let mut by_relation = RETROGRADE.map(|(_, belief)| belief);
+    for e in evidence {
+        let p = FALSE_PASSES + (1.0 - FALSE_PASSES - false_failures) * e.passes(x, noise);
+        let outcome = if e.passed { p } else { 1.0 - p };
+        for ((k, _), l) in RETROGRADE.iter().zip(&mut by_relation) {
+            *l *= match (e.hint, k) {
+                (Some((at, sd)), Some(k)) => {
+                    // Solved for the capacity; the same change of variable scales the deviation.
+                    let sd = sd.hypot(noise);
+                    let z = ((at + k * e.ln_rate) / (1.0 + k) - x)
+                        / (sd / (1.0 + k)).hypot(noise * k / (1.0 + k));
+                    HINT_WEIGHT * normal_density(z) / sd + (1.0 - HINT_WEIGHT) * outcome
+                }
+                _ => outcome,
+            };
         }
     }
+    by_relation.iter().sum()
 }
 
 /// The goodput under overload as a reading of the capacity: (ln rate, deviation). Where the excess is refused at once,
@@ -189,8 +232,25 @@ pub(super) fn hint(plan: &Plan, p: &Probe) -> Option<(f64, f64)> {
         return None;
     }
     let goodput = good as f64 / span;
+    // A stall or a burst of errors: the mean of such a window is no capacity.
+    let (least, most) = m.bins.iter().fold((f64::INFINITY, 0.0_f64), |(a, b), x| {
+        let per_s = x.completed_good as f64 / x.width_s.max(0.05);
+        (a.min(per_s), b.max(per_s))
+    });
+    let bin_s = span / m.bins.len() as f64;
+    if most - least > 0.25 * goodput + 3.0 * (goodput / bin_s).sqrt() {
+        return None;
+    }
     let missing = rate * span - good as f64;
     let refused = bad as f64 > 0.6 * missing;
+    let blocks: Vec<(u64, u64)> = m
+        .bins
+        .iter()
+        .map(|b| (b.completed_bad.min(b.scheduled), b.scheduled))
+        .collect();
+    if refused && overdispersion(&blocks) > 3.0 + 0.02 * goodput * bin_s {
+        return None;
+    }
     let at = if refused {
         goodput / (1.0 - plan.slo.errors.get().min(0.5))
     } else {
@@ -200,7 +260,7 @@ pub(super) fn hint(plan: &Plan, p: &Probe) -> Option<(f64, f64)> {
     if over < 0.005 {
         return None;
     }
-    let sd = (0.25 / good as f64).sqrt().hypot(0.25 * (over - 0.02).max(0.0));
+    let sd = (0.25 / good as f64).sqrt().hypot(0.15 * (over - 0.02).max(0.0));
     Some((at.ln(), sd.max(0.003)))
 }
 

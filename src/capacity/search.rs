@@ -28,6 +28,8 @@ const MOST_CONFIRMATIONS: usize = 5;
 const MOST_VOIDS: u32 = 2;
 /// Most refinement probes before the first confirmation.
 const MOST_REFINEMENTS: usize = 8;
+/// The rate of a confirmation: carried with this probability, as believed.
+const CONFIRMED_BY: f64 = 0.8;
 /// A race is lost when the capacity is above this share of the incumbent's rate ...
 const CLEARLY_LOST: f64 = 0.9;
 /// ... with less than this probability.
@@ -57,6 +59,8 @@ struct Reading<'a> {
     /// A confirmation that passed; certain once the mode is no longer `Recovering`.
     confirmed: Option<&'a Probe>,
     voids: u32,
+    /// The rate of the warm-up, where it was carried.
+    warmed_at: Option<f64>,
     /// Lowest rate at which the generator failed repeatedly.
     generator_cap: Option<f64>,
     restarts: Vec<f64>,
@@ -113,6 +117,7 @@ impl<'a> Reading<'a> {
             loads: Vec::new(),
             confirmed: None,
             voids: 0,
+            warmed_at: None,
             generator_cap: None,
             restarts: Vec::new(),
             last_rate: 0.0,
@@ -201,6 +206,7 @@ impl<'a> Reading<'a> {
             return self.after_load(p);
         }
         let whole = p.measurement.window_s >= plan.warm_up.as_secs_f64() * 0.98;
+        self.warmed_at = Some(p.measurement.offered.get());
         self.unsettled |= whole && p.measurement.stopped_early.is_none() && !plan.warm_up.is_zero();
         self.mode = Mode::Ready;
     }
@@ -225,8 +231,27 @@ impl<'a> Reading<'a> {
         self.rates(verdict).reduce(f64::max)
     }
 
-    fn lowest(&self, verdict: Verdict) -> Option<f64> {
-        self.rates(verdict).reduce(f64::min)
+    /// The lowest rate that failed and was not overruled: as often as probes at or below it failed, others at or above
+    /// it passed.
+    fn lowest_fail(&self) -> Option<f64> {
+        let stands = |f: &f64| {
+            let passes = self.rates(Verdict::Meets).filter(|p| *p > 0.98 * f).count();
+            let fails = self.rates(Verdict::Violates).filter(|x| *x < 1.02 * f).count();
+            fails > passes
+        };
+        self.rates(Verdict::Violates).filter(stands).reduce(f64::min)
+    }
+
+    /// A failure that shows no overload (a stall, a burst of errors) and was not seen twice: measured again first.
+    fn doubtful(&self, plan: &Plan) -> Option<f64> {
+        let last = self.loads.last().filter(|p| p.verdict == Verdict::Violates)?;
+        let rate = last.measurement.offered.get();
+        let again = self
+            .rates(Verdict::Violates)
+            .filter(|x| (x / rate - 1.0).abs() < 0.02)
+            .count();
+        let short = matches!(last.phase, ProbePhase::Growth | ProbePhase::Refine);
+        (short && again == 1 && hint(plan, last).is_none()).then_some(rate)
     }
 
     fn rates(&self, verdict: Verdict) -> impl Iterator<Item = f64> {
@@ -262,7 +287,10 @@ fn ready(plan: &Plan, probes: &[Probe], r: &Reading<'_>) -> Step {
     if let Some(step) = race(plan, probes, r) {
         return step;
     }
-    let (pass, fail) = (r.highest(Verdict::Meets), r.lowest(Verdict::Violates));
+    let (pass, fail) = (r.highest(Verdict::Meets), r.lowest_fail());
+    if let Some(rate) = r.doubtful(plan) {
+        return load(plan, r, ProbePhase::Growth, rate);
+    }
     if let Some(cap) = r.generator_cap
         && fail.is_none_or(|f| f > cap)
     {
@@ -308,14 +336,20 @@ fn generator_limited(plan: &Plan, probes: &[Probe], r: &Reading<'_>, cap: f64, p
     }
 }
 
-/// Without a prior: a service that answers one request in t carries at least 1/t, whatever its pool; half of that.
-fn first_rate(plan: &Plan, r: &Reading<'_>) -> f64 {
-    if let Some(prior) = plan.prior {
-        return prior.get() * 0.6;
-    }
+/// What any service carries without a prior: one that answers one request in t carries at least 1/t, whatever its pool; half of that.
+fn least(plan: &Plan, r: &Reading<'_>) -> f64 {
     match r.idle_ms {
         Some(ms) if ms > 0.0 => 500.0 / ms,
         _ => plan.min.get() * 4.0,
+    }
+}
+
+/// The first step up. The warm-up was one already.
+fn first_rate(plan: &Plan, r: &Reading<'_>) -> f64 {
+    match (plan.prior, r.warmed_at) {
+        (Some(prior), _) => prior.get() * 0.6,
+        (None, Some(warm)) if warm >= least(plan, r) * 0.99 => warm * 2.0,
+        (None, _) => least(plan, r),
     }
 }
 
@@ -356,18 +390,25 @@ fn lower(plan: &Plan, r: &Reading<'_>, fail: f64) -> f64 {
 /// probes; its bracket stays as a censored observation.
 fn race(plan: &Plan, probes: &[Probe], r: &Reading<'_>) -> Option<Step> {
     let incumbent = plan.incumbent?.get();
-    let fails = r.count(ProbePhase::Race, Verdict::Violates);
-    if r.loads.is_empty() {
-        return Some(load(plan, r, ProbePhase::Race, incumbent * 1.02));
-    }
-    if fails == 0
-        || r.highest(Verdict::Meets)
-            .is_some_and(|p| p > CLEARLY_LOST * incumbent)
+    if r.highest(Verdict::Meets)
+        .is_some_and(|p| p > CLEARLY_LOST * incumbent)
     {
         return None;
     }
-    if fails == 1 && r.loads.len() == 1 {
-        return Some(load(plan, r, ProbePhase::Race, incumbent * (CLEARLY_LOST - 0.02)));
+    let failed: Vec<f64> = r.rates(Verdict::Violates).collect();
+    match failed[..] {
+        [] if r.loads.is_empty() => return Some(load(plan, r, ProbePhase::Race, incumbent * 1.02)),
+        [] => return None,
+        // The first question, asked a second time a little lower; after a warm-up that failed already, gently.
+        [only] if r.loads.len() == 1 => {
+            return Some(load(
+                plan,
+                r,
+                ProbePhase::Race,
+                only.min(incumbent * (CLEARLY_LOST - 0.02)),
+            ));
+        }
+        _ => {}
     }
     let belief = Posterior::of(plan, &r.loads)?;
     (belief.above(CLEARLY_LOST * incumbent) < RACE_DOUBT).then(|| {
@@ -408,7 +449,10 @@ fn refine(plan: &Plan, probes: &[Probe], r: &Reading<'_>, confirmations: usize) 
             .fold(f64::INFINITY, f64::min);
         // Each failure must lower it, and by more each time: 1, 2, 4, 8 %.
         let step = 0.01 * f64::from(1_u32 << confirmations.saturating_sub(1).min(4));
-        let rate = q25.min(lowest_failed * (1.0 - step)).min(r.ceiling(plan));
+        let rate = belief
+            .carried(CONFIRMED_BY)
+            .min(lowest_failed * (1.0 - step))
+            .min(r.ceiling(plan));
         return load(plan, r, ProbePhase::Confirm, rate);
     }
     // A little above the middle: a slight overload tells the capacity itself, not only a side.
@@ -430,18 +474,18 @@ fn load(plan: &Plan, r: &Reading<'_>, phase: ProbePhase, rate: f64) -> Step {
             let window = confirm_s.max((requests / rate).min(3.0 * confirm_s.max(30.0)));
             (
                 window,
-                (confirm_s / 15.0).clamp(0.5, 2.0).max(3.0 * idle_s).min(5.0),
+                (confirm_s / 30.0).clamp(0.5, 1.0).max(3.0 * idle_s).min(5.0),
             )
         }
         ProbePhase::Growth | ProbePhase::WarmUp | ProbePhase::Idle => (
-            (6.0 * idle_s).max(20.0 / rate).clamp(1.5, 5.0),
-            (2.0 * idle_s).clamp(0.25, 3.0),
+            (6.0 * idle_s).max(8.0 / rate).clamp(1.0, 5.0),
+            (2.0 * idle_s).clamp(0.2, 3.0),
         ),
         ProbePhase::Refine | ProbePhase::Race => {
             let least = (confirm_s / 10.0).clamp(2.0, 3.0);
             (
                 (10.0 * idle_s).max(60.0 / rate).clamp(least, 6.0),
-                (2.0 * idle_s).clamp(0.25, 3.0),
+                (2.0 * idle_s).clamp(0.2, 3.0),
             )
         }
     };
@@ -489,7 +533,7 @@ pub fn conclude(plan: &Plan, probes: &[Probe], why: Option<&str>) -> Capacity {
     let r = Reading::of(plan, probes);
     let confirmed = r.confirmed.filter(|_| !matches!(r.mode, Mode::Tripped));
     let rate = confirmed.map(|p| p.measurement.offered.get());
-    let (pass, fail) = (r.highest(Verdict::Meets), r.lowest(Verdict::Violates));
+    let (pass, fail) = (r.highest(Verdict::Meets), r.lowest_fail());
     let limited = r.generator_cap.is_some_and(|cap| fail.is_none_or(|f| f > cap));
     let verdict = match rate {
         _ if limited => CapacityVerdict::GeneratorLimited,

@@ -51,9 +51,10 @@ pub enum Law {
         /// Pause, seconds.
         length_s: f64,
     },
-    /// After `after_s` of overload it serves a fifth, five times slower, until it is deployed again.
+    /// After `after_s` with more than two seconds' work queued it serves a fifth, five times slower, until it is deployed
+    /// again.
     Metastable {
-        /// Overload that trips it, seconds.
+        /// Time with such a queue that trips it, seconds.
         after_s: f64,
     },
     /// Above the knee goodput falls as (capacity / rate) to this power.
@@ -330,9 +331,7 @@ impl Service {
             }
         }
         self.now = start + t.bin.start_s;
-        let over = rate > capacity && self.now - start > 0.0;
         self.loaded_s += self.now - start + plan.lead_in.as_secs_f64();
-        self.overload_s = if over { self.overload_s } else { 0.0 };
         t.m.stopped_early = stopped;
         self.finish(plan, t, driven / rate)
     }
@@ -421,8 +420,10 @@ impl Service {
                 (capacity / slow, slow)
             }
             Law::Metastable { after_s } => {
-                if rate > capacity {
+                if self.free - at > 2.0 {
                     self.overload_s += weight as f64 / rate;
+                } else {
+                    self.overload_s = 0.0;
                 }
                 self.tripped |= self.overload_s > after_s;
                 if self.tripped {

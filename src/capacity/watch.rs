@@ -118,7 +118,7 @@ impl Watch {
             ));
         }
         let span = bin.start_s + bin.width_s;
-        if self.bins.len() < 12 || span < self.window_s / 4.0 || bin.in_flight_end as f64 <= self.usual {
+        if self.bins.len() < 10 || span < self.window_s / 8.0 || bin.in_flight_end as f64 <= self.usual {
             return ControlFlow::Continue(());
         }
         let step = self.bins.len().div_ceil(10);

@@ -2,12 +2,19 @@
 //!
 //! Results go to stdout, progress and errors to stderr; the exit codes are those of `exit`.
 
+pub mod check;
+pub mod completions;
+pub mod load;
+pub mod report;
+mod restore;
 mod run;
+pub mod schema;
+pub mod serve;
 mod signals;
 
 use std::io::Write;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::exit::{self, ExitError};
 
@@ -27,7 +34,7 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: Option<run::RunArgs>,
+    run: run::RunArgs,
     #[command(flatten)]
     global: Global,
 }
@@ -49,6 +56,31 @@ enum Command {
     Run(run::RunArgs),
     /// The same job on the built-in demo API and SQLite: needs nothing, takes about three minutes.
     Demo(run::DemoArgs),
+    /// What a run would find and do, and how long it takes; changes nothing.
+    Check(check::CheckArgs),
+    /// One open-loop probe: a rate, a duration, and everything that came back.
+    Load(load::LoadArgs),
+    /// Write a study's tables, recommendation and report again from its journal.
+    Report(report::ReportArgs),
+    /// The recommendation as env, compose, SQLAlchemy, Kubernetes, JSON or an Optuna journal.
+    Export(report::ExportArgs),
+    /// Two studies beside each other, with the interval of their difference.
+    Compare(report::CompareArgs),
+    /// The studies in a results folder.
+    Runs(report::RunsArgs),
+    /// The live page of a study, on this machine only.
+    Serve(serve::ServeArgs),
+    /// The JSON Schema of space files, for editors.
+    Schema(schema::SchemaArgs),
+    /// Shell completions.
+    Completions(completions::CompletionsArgs),
+    /// A manual page.
+    Man(completions::ManArgs),
+    /// Give parked containers back, after a reboot or when everything was killed; running it again changes nothing.
+    Restore(restore::RestoreArgs),
+    /// Waits beside a run and gives its container back when the run is killed.
+    #[command(hide = true)]
+    Guardian,
     /// The demo's API itself; its limits are environment variables.
     #[command(hide = true)]
     DemoApi,
@@ -76,19 +108,29 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             let limits = crate::demo_api::Limits::from_env(&|name| std::env::var(name).ok())?;
             crate::demo_api::run(limits).map(|()| exit::OK)
         }
-        (Some(command), _) => block_on(async {
-            match command {
-                Command::Run(args) => Box::pin(run::run(&args, &global)).await,
-                Command::Demo(args) => Box::pin(run::demo(&args, &global)).await,
-                Command::DemoApi => Ok(exit::OK),
-            }
-        }),
-        (None, Some(args)) => block_on(run::run(&args, &global)),
-        (None, None) => Err(ExitError::new(
-            exit::USAGE,
-            "say what to do: `autotune --space FILE`, or `autotune --help`",
-        )
-        .into()),
+        (Some(command), _) => block_on(Box::pin(execute(command, &global))),
+        (None, args) => block_on(Box::pin(run::run(&args, &global))),
+    }
+}
+
+async fn execute(command: Command, global: &Global) -> anyhow::Result<u8> {
+    let out = || std::io::stdout().lock();
+    match command {
+        Command::Run(args) => Box::pin(run::run(&args, global)).await,
+        Command::Demo(args) => Box::pin(run::demo(&args, global)).await,
+        Command::Check(args) => check::run(&args, global).await,
+        Command::Load(args) => load::run(&args, global.json, global.quiet).await,
+        Command::Report(args) => report::report(&args, global.json).await,
+        Command::Export(args) => report::export(&args).await,
+        Command::Compare(args) => report::compare(&args, global.json).await,
+        Command::Runs(args) => report::runs(&args, global.json).await,
+        Command::Serve(args) => serve::serve(&args, signals::interrupted()).await,
+        Command::Schema(args) => Ok(schema::run(&args, &mut out())?),
+        Command::Completions(args) => Ok(completions::completions(&args, Cli::command(), &mut out())?),
+        Command::Man(args) => Ok(completions::man(&args, Cli::command(), &mut out())?),
+        Command::Restore(args) => restore::run(&args, global).await,
+        Command::Guardian => Ok(crate::guardian::run_child().await),
+        Command::DemoApi => Ok(exit::OK),
     }
 }
 

@@ -17,17 +17,17 @@ const QUICKSTART: &str = include_str!("../../experiments/quickstart.toml");
 
 /// Flags of the main job.
 #[derive(Debug, Clone, Args)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     /// The space file: what may change, what is sent, what counts as good.
     #[arg(long, value_name = "FILE", env = "AUTOTUNE_SPACE")]
-    space: PathBuf,
+    space: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
 }
 
 /// Flags of `demo`.
 #[derive(Debug, Clone, Args)]
-pub struct DemoArgs {
+pub(super) struct DemoArgs {
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -62,13 +62,20 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The main job.
-pub async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
-    let spec = load(&args.space)?;
+pub(super) async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
+    let Some(space) = &args.space else {
+        return Err(ExitError::new(
+            exit::USAGE,
+            "say what to do: `autotune --space FILE`, or `autotune --help`",
+        )
+        .into());
+    };
+    let spec = load(space)?;
     Box::pin(start(spec, &args.common, global)).await
 }
 
 /// The main job on the built-in API.
-pub async fn demo(args: &DemoArgs, global: &Global) -> anyhow::Result<u8> {
+pub(super) async fn demo(args: &DemoArgs, global: &Global) -> anyhow::Result<u8> {
     let spec = spec::parse(
         QUICKSTART,
         "quickstart.toml",
@@ -93,6 +100,10 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         spec.seed = seed;
     }
     let parent = args.results.clone().unwrap_or_else(|| spec.results.clone());
+    if args.dry_run {
+        let folder = parent.join(&spec.name);
+        return super::check::check(spec, &folder, global).await;
+    }
     let until = args.until.as_deref().map(time_until).transpose()?;
     let budget = [args.budget, until].into_iter().flatten().min();
     let options = RunOptions {

@@ -11,6 +11,17 @@ pub(super) struct Signals {
     pub(super) impatient: tokio::task::JoinHandle<u8>,
 }
 
+/// Resolves at the first SIGINT or SIGTERM.
+pub(super) async fn interrupted() {
+    let Ok(mut term) = signal(SignalKind::terminate()) else {
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
 /// Listens from now on.
 pub(super) fn listen() -> std::io::Result<Signals> {
     let mut int = signal(SignalKind::interrupt())?;

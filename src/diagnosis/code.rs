@@ -97,6 +97,7 @@ impl Code {
         matches!(self, Self::BrokenMix | Self::Generator | Self::FailingService)
     }
 
+    #[allow(clippy::too_many_lines)] // a table
     fn row(self) -> (&'static str, &'static str, &'static str, &'static str) {
         match self {
             Self::PoolWait => ("D01", "pool_wait", "pool wait", "more CPU will not help"),

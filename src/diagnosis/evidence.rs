@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::measurement::{Measurement, OutcomeClass};
 use crate::slo::Verdict;
 use crate::space::Config;
@@ -20,7 +22,7 @@ pub struct Evidence<'a> {
 }
 
 /// What the space file and the config say.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Facts {
     /// How long a request waits for a connection of the pool, seconds.
     pub pool_timeout_s: Option<f64>,
@@ -160,11 +162,6 @@ impl<'a> Reading<'a> {
             .iter()
             .flat_map(|p| classes.iter().map(|c| p.measurement.count(*c)))
             .sum()
-    }
-
-    /// Loss at the limit.
-    pub(super) fn loss(&self) -> f64 {
-        self.at_limit.map_or(0.0, |p| p.measurement.loss())
     }
 
     /// Median of the good answers at the limit over that at the lowest rate; 1 where either is missing.

@@ -87,7 +87,7 @@ impl KnobKind {
 }
 
 /// Something that can be moved.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Knob {
     /// The parameter's name.
     pub name: String,

@@ -66,7 +66,7 @@ fn rounds_are_complete_shuffled_and_begin_anywhere() {
         let mut names: Vec<String> = done
             .iter()
             .filter(|r| r.round == round)
-            .map(|r| r.config.key())
+            .map(|r| r.config.to_string())
             .collect();
         names.sort();
         assert_eq!(names, ["pool_size=0", "pool_size=1", "pool_size=2"]);
@@ -235,7 +235,7 @@ fn the_baseline_against_itself_is_measured_twice_a_round() {
             true,
         ) {
             FinalStep::Measure { config, round } => {
-                done.push(result(&config, round, 100.0 + done.len() as f64))
+                done.push(result(&config, round, 100.0 + done.len() as f64));
             }
             FinalStep::Decided(d) => break d,
         }

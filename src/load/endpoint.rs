@@ -67,48 +67,9 @@ impl Endpoint {
             .trim_start_matches('[')
             .trim_end_matches(']')
             .to_owned();
-        let after_host = authority
-            .as_str()
-            .rsplit_once(']')
-            .map_or(authority.as_str(), |(_, rest)| rest);
-        let port = match after_host.rsplit_once(':') {
-            None => {
-                if tls {
-                    443
-                } else {
-                    80
-                }
-            }
-            Some((_, digits)) => digits
-                .parse::<u16>()
-                .ok()
-                .filter(|p| *p > 0)
-                .ok_or_else(|| bad("its port is not a number from 1 to 65535"))?,
-        };
-        let addresses: Vec<SocketAddr> = (host.as_str(), port)
-            .to_socket_addrs()
-            .map_err(|e| LoadError::Resolve {
-                host: host.clone(),
-                why: e.to_string(),
-            })?
-            .collect();
-        let named = allow_remote.iter().any(|h| h.eq_ignore_ascii_case(&host));
-        if !named && let Some(far) = addresses.iter().find(|a| !is_near(a.ip())) {
-            return Err(LoadError::Remote {
-                host,
-                address: far.ip(),
-            });
-        }
-        // `localhost` has two addresses and services mostly listen on the first generation's.
-        let address = addresses
-            .iter()
-            .find(|a| a.is_ipv4())
-            .or(addresses.first())
-            .copied()
-            .ok_or_else(|| LoadError::Resolve {
-                host: host.clone(),
-                why: "it has no address".into(),
-            })?;
+        let port = port_of(authority.as_str(), tls)
+            .ok_or_else(|| bad("its port is not a number from 1 to 65535"))?;
+        let address = resolve(&host, port, allow_remote)?;
         let path = uri.path().trim_end_matches('/');
         Ok(Self {
             name: format!("{}://{}{path}", if tls { "https" } else { "http" }, authority),
@@ -119,6 +80,42 @@ impl Endpoint {
             tls,
         })
     }
+}
+
+/// The port of `authority`, or its scheme's.
+fn port_of(authority: &str, tls: bool) -> Option<u16> {
+    let after_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    match after_host.rsplit_once(':') {
+        None if tls => Some(443),
+        None => Some(80),
+        Some((_, digits)) => digits.parse::<u16>().ok().filter(|p| *p > 0),
+    }
+}
+
+/// The address that load goes to, if it may.
+fn resolve(host: &str, port: u16, allow_remote: &[String]) -> Result<SocketAddr, LoadError> {
+    let unknown = |why: String| LoadError::Resolve {
+        host: host.to_owned(),
+        why,
+    };
+    let addresses: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_err(|e| unknown(e.to_string()))?
+        .collect();
+    let named = allow_remote.iter().any(|h| h.eq_ignore_ascii_case(host));
+    if !named && let Some(far) = addresses.iter().find(|a| !is_near(a.ip())) {
+        return Err(LoadError::Remote {
+            host: host.to_owned(),
+            address: far.ip(),
+        });
+    }
+    // `localhost` has two addresses, and services mostly listen on the older generation's.
+    addresses
+        .iter()
+        .find(|a| a.is_ipv4())
+        .or(addresses.first())
+        .copied()
+        .ok_or_else(|| unknown("it has no address".into()))
 }
 
 /// A URL as it may be shown: without what stands before an `@`.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
+use super::interval::{self, Filling, Interval};
 use crate::measurement::{Bin, GeneratorHealth, Histograms, Measurement, OutcomeClass, Quantiles};
 use crate::units::Rps;
 
@@ -116,6 +117,10 @@ pub(super) struct Ledger {
     recent: [Histogram<u64>; 3],
     first_services: Vec<u64>,
     longest_us: u64,
+    /// Two seconds side by side, as the bins are; None when nobody asked.
+    intervals: Option<[Filling; 2]>,
+    /// Intervals handed over.
+    handed: u64,
 }
 
 /// The books could not be opened: the histogram's bounds are wrong.
@@ -150,6 +155,8 @@ impl Ledger {
             recent: [new()?, new()?, new()?],
             first_services: Vec::with_capacity(FIRST_ANSWERS),
             longest_us,
+            intervals: None,
+            handed: 0,
         })
     }
 
@@ -200,6 +207,12 @@ impl Ledger {
         if e.at < self.frame.begin {
             self.ended_before += 1;
         } else if e.at < self.end {
+            if let Some(pair) = &mut self.intervals {
+                let second = (e.at - self.frame.begin) / interval::WIDTH;
+                if let Some(filling) = pair.get_mut((second % 2) as usize) {
+                    filling.record(e.class, latency_us, service_us, self.longest_us);
+                }
+            }
             let at = self.frame.bin_of(e.at);
             if good {
                 self.recent[at % 3].saturating_record(latency_us);
@@ -273,6 +286,32 @@ impl Ledger {
         // Of the three, the one before the closed bin's is free for the bin after the next.
         self.recent[(at + 2) % 3].reset();
         self.bins().nth(at)
+    }
+
+    /// From now on keeps histograms second by second.
+    pub(super) fn keep_intervals(&mut self) {
+        self.intervals = Some([Filling::default(), Filling::default()]);
+    }
+
+    /// When the next interval is complete; None when none is kept or all were taken.
+    pub(super) fn next_interval(&self) -> Option<u64> {
+        let start = self
+            .frame
+            .begin
+            .saturating_add(self.handed.saturating_mul(interval::WIDTH));
+        (self.intervals.is_some() && start < self.end).then(|| self.end.min(start + interval::WIDTH))
+    }
+
+    /// The next interval, if it is complete at `now`.
+    pub(super) fn take_interval(&mut self, now: u64) -> Option<Interval> {
+        let end = self.next_interval()?;
+        if end > now {
+            return None;
+        }
+        let filling = self.intervals.as_mut()?.get_mut((self.handed % 2) as usize)?;
+        let taken = filling.take(self.handed * interval::WIDTH, end - self.frame.begin);
+        self.handed += 1;
+        Some(taken)
     }
 
     /// Ends the window at `at`, before its planned end. What was begun of a bin and is less than half of one joins the bin before.

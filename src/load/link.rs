@@ -17,9 +17,11 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::LoadError;
 use super::classify::{self, ERROR_TEXT, Finder};
 use super::endpoint::Endpoint;
 use super::mix::{Body, Expectation};
@@ -78,10 +80,7 @@ pub(super) struct NotOpened {
 
 impl Link {
     /// Connects to `endpoint`.
-    pub(super) async fn open(
-        endpoint: &Endpoint,
-        tls: Option<&tokio_rustls::TlsConnector>,
-    ) -> Result<Self, NotOpened> {
+    pub(super) async fn open(endpoint: &Endpoint, tls: Option<&TlsConnector>) -> Result<Self, NotOpened> {
         let io_error = |e: &io::Error| NotOpened {
             class: classify::connect_error(e),
             why: e.to_string(),
@@ -237,6 +236,31 @@ impl Link {
             why,
         }
     }
+}
+
+/// A connector that has no `Debug`.
+#[derive(Clone)]
+pub(super) struct Tls(pub(super) TlsConnector);
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+/// Trusts what the host trusts.
+pub(super) fn tls_connector() -> Result<Tls, LoadError> {
+    use rustls_platform_verifier::BuilderVerifierExt as _;
+    use tokio_rustls::rustls::{ClientConfig, crypto};
+    let broken = |e: tokio_rustls::rustls::Error| LoadError::Tls(e.to_string());
+    let mut config = ClientConfig::builder_with_provider(Arc::new(crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(broken)?
+        .with_platform_verifier()
+        .map_err(broken)?
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Tls(TlsConnector::from(Arc::new(config))))
 }
 
 struct Reader<'a> {

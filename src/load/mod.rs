@@ -5,18 +5,23 @@
 //! generator also measures itself, and [`generator_verdict`](crate::measurement::generator_verdict) says when a
 //! probe tells more about it than about the service.
 //!
-//! Reading order: `schedule` (when), `mix` (what), `engine` (one probe), `link` (one connection), `classify` (how it ended),
-//! `ledger` (the counts), `clock` and `health` (this machine). Deliberately not here: whether a rate is sustainable, which
+//! Reading order: `schedule` (when), `mix` (what), `engine` (one probe), `pool` and `carrier` (its connections), `link` (HTTP on one), `classify` (how it ended),
+//! `ledger` (the counts), `clock` and `health` (this machine), `null` and `calibrate` (what the machine can drive). Deliberately not here: whether a rate is sustainable, which
 //! rate comes next, retries of failed requests, redirects, cookies, HTTP/2.
 
+mod calibrate;
+mod carrier;
 mod classify;
 mod clock;
 mod endpoint;
 mod engine;
 mod health;
+mod interval;
 mod ledger;
 mod link;
 mod mix;
+mod null;
+mod pool;
 pub mod schedule;
 
 use std::net::IpAddr;
@@ -28,11 +33,17 @@ use std::time::{Duration, Instant};
 use crate::capacity::ProbePlan;
 use crate::measurement::{Bin, Measurement, OutcomeClass};
 use crate::spec::LoadSpec;
+pub use calibrate::{CalibrationRow, calibrate};
 use endpoint::Endpoint;
-use engine::{Event, Order, Setup, Stop};
+use engine::{Event, Order, Stop};
+pub use interval::Interval;
 use link::Link;
 use mix::{Mix, Pick, Picks};
+pub use null::{NullOptions, NullServer};
+use pool::Setup;
 
+/// Longest wait for a connection before the first probe.
+const REACH: Duration = Duration::from_secs(5);
 /// Bytes of a body that a sample shows.
 const SAMPLE_TEXT: usize = 200;
 
@@ -77,6 +88,14 @@ pub enum LoadError {
         /// The CPU.
         cpu: usize,
         /// Why not.
+        why: String,
+    },
+    /// Nobody listens there.
+    #[error("cannot connect to {endpoint}: {why}; is the service running?")]
+    Unreachable {
+        /// Base URL.
+        endpoint: String,
+        /// What the connection said.
         why: String,
     },
     /// Thread, timer or runtime.
@@ -144,7 +163,7 @@ impl Generator {
             .map(|u| Endpoint::open(u, &spec.allow_remote))
             .collect::<Result<Vec<_>, _>>()?;
         let tls = match endpoints.iter().any(|e| e.tls) {
-            true => Some(engine::tls_connector()?),
+            true => Some(link::tls_connector()?),
             false => None,
         };
         Ok(Self {
@@ -176,6 +195,19 @@ impl Generator {
         plan: &ProbePlan,
         watch: &mut (dyn FnMut(&Bin) -> ControlFlow<String> + Send),
     ) -> Result<Measurement, LoadError> {
+        self.drive_logged(plan, watch, None).await
+    }
+
+    /// As [`drive`](Self::drive), and `log` is given the histograms of each second.
+    ///
+    /// # Errors
+    /// As `drive`.
+    pub async fn drive_logged(
+        &self,
+        plan: &ProbePlan,
+        watch: &mut (dyn FnMut(&Bin) -> ControlFlow<String> + Send),
+        mut log: Option<&mut (dyn FnMut(&Interval) + Send)>,
+    ) -> Result<Measurement, LoadError> {
         let number = self.probes.fetch_add(1, Ordering::Relaxed);
         let order = Order {
             rate: plan.rate,
@@ -183,6 +215,7 @@ impl Generator {
             window: plan.window,
             drain: plan.drain,
             seed: self.seed.wrapping_add(number),
+            intervals: log.is_some(),
         };
         raise_descriptors(self.setup.connections);
         let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
@@ -203,6 +236,11 @@ impl Generator {
                     }
                 }
                 Event::Bin(_) => {}
+                Event::Interval(interval) => {
+                    if let Some(log) = &mut log {
+                        log(&interval);
+                    }
+                }
                 Event::Done(result) => {
                     let (mut measurement, first_ms) = *result?;
                     self.remember(&mut measurement, first_ms);
@@ -211,6 +249,26 @@ impl Generator {
             }
         }
         Err(LoadError::Died)
+    }
+
+    /// Connects to each endpoint once, so that a service that is not there is said before the first probe.
+    ///
+    /// # Errors
+    /// [`LoadError::Unreachable`] with the endpoint and what the connection said.
+    pub async fn reach(&self) -> Result<(), LoadError> {
+        let tls = self.setup.tls.as_ref().map(|t| &t.0);
+        for endpoint in &self.setup.endpoints {
+            let unreachable = |why: String| LoadError::Unreachable {
+                endpoint: endpoint.name.clone(),
+                why,
+            };
+            match tokio::time::timeout(REACH, Link::open(endpoint, tls)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(e)) => return Err(unreachable(e.why)),
+                Err(_) => return Err(unreachable(format!("no connection within {} s", REACH.as_secs()))),
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the shortest service time seen: what the service takes while it has least to do.
@@ -280,7 +338,7 @@ impl Generator {
                 match result {
                     Ok((bytes, text)) => {
                         row.bytes = bytes;
-                        row.body = engine::shown_text(&text, SAMPLE_TEXT);
+                        row.body = shown_text(&text, SAMPLE_TEXT);
                     }
                     Err(why) => row.error = Some(why),
                 }
@@ -323,4 +381,21 @@ fn raise_descriptors(connections: u32) {
     }
     #[cfg(not(unix))]
     let _ = connections;
+}
+
+/// Bytes of an answer as one line for people: control characters escaped, bounded.
+fn shown_text(bytes: &[u8], most: usize) -> String {
+    let text = String::from_utf8_lossy(bytes.get(..most.min(bytes.len())).unwrap_or_default());
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || c == char::REPLACEMENT_CHARACTER {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    if classify::contains(bytes, b"\n") || bytes.len() > most {
+        out.push('…');
+    }
+    out
 }

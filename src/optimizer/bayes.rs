@@ -136,7 +136,7 @@ fn from_design(
 fn again(space: &Space, model: &Model, own: usize, context: &AskContext) -> Option<Config> {
     let long = context.trials.is_some_and(|n| n >= ANCHORS_FROM);
     let baseline = space.baseline();
-    if long && own % ANCHOR_EVERY == 0 && space.is_legal(&baseline) {
+    if long && own.is_multiple_of(ANCHOR_EVERY) && space.is_legal(&baseline) {
         return Some(baseline);
     }
     let best = best_mean(model, space);
@@ -254,7 +254,7 @@ fn wants_cheaper(own: usize, context: &AskContext) -> bool {
         return true;
     }
     let budget = f64::from(context.trials.unwrap_or(ASSUMED_TRIALS));
-    own as f64 >= COST_FROM * budget && own % 3 == 0
+    own as f64 >= COST_FROM * budget && own.is_multiple_of(3)
 }
 
 /// A cheaper config that was measured once and looks as if it carried the level: measured again before a new

@@ -3,17 +3,27 @@
 //! [`summarise`] reads the journal's trials once into a [`Summary`]; each rendering is a function of it.
 //! The decision itself is made in `finals`: nothing here weighs one config against another.
 
+mod compare;
+mod export;
+mod html;
+mod importance;
 mod recommend;
 mod summary;
 mod tables;
 mod text;
+mod warnings;
 
 use serde::{Deserialize, Serialize};
 
+pub use compare::{Comparison, compare};
+pub use export::{ExportError, Format, export, summary_json};
+pub use html::{Page, main_html, page_around, report_html};
+pub use importance::{Share, importance};
 pub use recommend::{compose_override, environment_toml, recommended_env, recommended_toml};
 pub use summary::{Notes, Row, Sample, Summary, objective_words, summarise};
 pub use tables::{probes_csv, trials_csv};
 pub use text::{clean, csv_text};
+pub use warnings::warnings;
 
 use crate::space::Config;
 
@@ -108,5 +118,6 @@ pub fn files(summary: &Summary<'_>) -> Result<Vec<File>, RenderError> {
             "docker-compose.recommended.yml",
             summary.is_win().then(|| compose_override(summary)).flatten(),
         ),
+        ("report.html", Some(report_html(summary, Page::File))),
     ])
 }

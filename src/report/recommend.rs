@@ -141,6 +141,9 @@ pub(super) fn evidence_header(s: &Summary<'_>) -> String {
         s.meta.version,
         clean(&s.meta.name, 120)
     )];
+    if s.forced.is_some() {
+        lines.push("NOT RECOMMENDED: exported by force; the verdict below stands.".to_owned());
+    }
     lines.push(s.headline());
     if let Some(d) = &s.decision {
         lines.push(rates_line(s, d));
@@ -236,7 +239,7 @@ impl Settings {
         out
     }
 
-    fn limit(&self, limit: Limit) -> Option<f64> {
+    pub(super) fn limit(&self, limit: Limit) -> Option<f64> {
         self.limits.get(&limit).copied()
     }
 }

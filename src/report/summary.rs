@@ -106,6 +106,8 @@ pub struct Summary<'a> {
     pub decision: Option<FinalDecision>,
     /// What else is to be said.
     pub notes: Notes,
+    /// A config that a person exports against the verdict.
+    pub(super) forced: Option<Config>,
 }
 
 /// Reads a study. `decision` is the finals'; without one nothing is recommended.
@@ -131,6 +133,7 @@ pub fn summarise<'a>(
         finals,
         decision: decision.cloned(),
         notes: Notes::default(),
+        forced: None,
     }
 }
 
@@ -153,6 +156,9 @@ impl Summary<'_> {
     /// The config to run, once the finals decided: the winner, or today's.
     #[must_use]
     pub fn recommended(&self) -> Option<&Config> {
+        if self.forced.is_some() {
+            return self.forced.as_ref();
+        }
         match self.decision.as_ref()? {
             d if d.verdict == FinalVerdict::Win => Some(&d.config),
             _ => Some(&self.baseline),

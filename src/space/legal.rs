@@ -50,8 +50,9 @@ pub fn legal_share(space: &Space, seed: u64) -> LegalShare {
             total: Some(total),
         };
     }
-    let legal = samples(space, seed, SAMPLES)
-        .filter(|c| space.is_legal(c))
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let legal = (0..SAMPLES)
+        .filter(|_| space.is_legal(&any_config(space, &mut rng)))
         .count();
     let (n, share) = (SAMPLES as f64, legal as f64 / SAMPLES as f64);
     let z2 = 1.96_f64.powi(2);
@@ -67,7 +68,26 @@ pub fn legal_share(space: &Space, seed: u64) -> LegalShare {
     }
 }
 
-/// `n` configs at random points, legal or not, from `seed`.
+/// A config whose values are drawn evenly from the grids: on a log scale, points of the unit interval are not.
+fn any_config(space: &Space, rng: &mut ChaCha8Rng) -> Config {
+    let full = space
+        .parameters
+        .iter()
+        .map(|p| {
+            let value = match p.domain.size() {
+                Some(n) => p.domain.nth(rng.random_range(0..n.max(1))),
+                None => None,
+            };
+            (
+                p.name.clone(),
+                value.unwrap_or_else(|| p.domain.decode(rng.random::<f64>())),
+            )
+        })
+        .collect();
+    space.without_inactive(full)
+}
+
+/// `n` configs at random points of the unit cube, legal or not, from `seed`.
 pub fn samples(space: &Space, seed: u64, n: u64) -> impl Iterator<Item = Config> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..n).map(move |_| {

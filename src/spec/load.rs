@@ -1,12 +1,12 @@
 //! [load]: requests, headers, bodies, variables.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::common::{header_name_problem, header_value_ok, is_identifier, path_problem, placeholders};
+use super::context::{Span, Text, show};
 use super::errors::nearest;
 use super::keys::{MAX_REQUESTS, MAX_VAR_VALUES, MAX_VARS};
-use super::reader::{Node, Text, show};
+use super::reader::Node;
 use super::{Arrivals, LoadSpec, RequestSpec, VarSource};
 use crate::space::Value;
 
@@ -47,11 +47,11 @@ pub(crate) fn load(root: &Node<'_>) -> Option<LoadSpec> {
         }
     }
     Some(LoadSpec {
-        timeout: node.time("timeout").unwrap_or(Duration::from_secs(10)),
+        timeout: node.time("timeout").unwrap_or_default(),
         connections: node
             .whole("connections")
             .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(1),
+            .unwrap_or_default(),
         arrivals: match node.one_of("arrivals") {
             Some("poisson") => Arrivals::Poisson,
             _ => Arrivals::Uniform,
@@ -63,7 +63,7 @@ pub(crate) fn load(root: &Node<'_>) -> Option<LoadSpec> {
             .filter_map(|(name, (_, source))| Some((name, source?)))
             .collect(),
         cpu: node.whole("cpu").and_then(|n| usize::try_from(n).ok()),
-        keep_alive: node.bool("keep_alive").unwrap_or(true),
+        keep_alive: node.bool("keep_alive").unwrap_or_default(),
         allow_remote: allow_remote.into_iter().map(|h| h.value).collect(),
     })
 }
@@ -93,7 +93,7 @@ fn headers(node: &Node<'_>) -> Vec<(String, String)> {
     out
 }
 
-type Vars = BTreeMap<String, (std::ops::Range<usize>, Option<VarSource>)>;
+type Vars = BTreeMap<String, (Span, Option<VarSource>)>;
 
 fn request(
     node: &Node<'_>,
@@ -108,28 +108,18 @@ fn request(
         check_path(node, p, vars, used);
     }
     let body = body(node);
-    if let Some((bytes, span)) = &body {
+    if let Some(Body {
+        bytes,
+        span,
+        from_env,
+    }) = &body
+    {
         if method == "GET" || method == "HEAD" {
             let hint = "add method = \"POST\"".to_owned();
             ctx.error(span, format!("a {method} request has no body"), hint);
         }
         if let Ok(text) = std::str::from_utf8(bytes) {
-            for (_, name) in placeholders(text) {
-                if vars.contains_key(name) {
-                    used.insert(name.to_owned());
-                } else if let Some(near) = nearest(name, vars.keys().map(String::as_str)) {
-                    ctx.error(
-                        span,
-                        format!("`{{{name}}}` has no [load.vars.{name}]"),
-                        format!("did you mean `{{{near}}}`?"),
-                    );
-                } else {
-                    ctx.warn(
-                        span,
-                        &format!("`{{{name}}}` has no [load.vars.{name}] and is sent as it is"),
-                    );
-                }
-            }
+            check_body(node, text, span, *from_env, vars, used);
         }
     }
     let mut own = headers(node);
@@ -137,8 +127,9 @@ fn request(
         .iter()
         .chain(common)
         .any(|(n, _)| n.eq_ignore_ascii_case("content-type"));
-    let json = body.as_ref().is_some_and(|(b, _)| {
-        b.iter()
+    let json = body.as_ref().is_some_and(|b| {
+        b.bytes
+            .iter()
             .find(|c| !c.is_ascii_whitespace())
             .is_some_and(|c| matches!(c, b'{' | b'['))
     });
@@ -146,13 +137,36 @@ fn request(
         own.push(("Content-Type".to_owned(), "application/json".to_owned()));
     }
     RequestSpec {
-        weight: node.number("weight").unwrap_or(1.0),
+        weight: node.number("weight").unwrap_or_default(),
         method,
-        path: path.map_or_else(|| "/".to_owned(), |p| p.value),
+        path: path.map(|p| p.value).unwrap_or_default(),
         headers: own,
-        body: body.map(|(b, _)| b),
+        body: body.map(|b| b.bytes),
         expect: expect(node),
         expect_body: node.text("expect_body").map(|t| t.value),
+    }
+}
+
+fn check_body(
+    node: &Node<'_>,
+    text: &str,
+    span: &Span,
+    from_env: bool,
+    vars: &Vars,
+    used: &mut BTreeSet<String>,
+) {
+    for (_, name) in placeholders(text) {
+        if vars.contains_key(name) {
+            used.insert(name.to_owned());
+            continue;
+        }
+        let shown = if from_env { "..." } else { name };
+        let what = format!("`{{{}}}` has no [load.vars.{0}]", show(shown));
+        match nearest(name, vars.keys().map(String::as_str)) {
+            Some(near) => node.ctx.error(span, what, format!("did you mean `{{{near}}}`?")),
+            // GraphQL and templates have words in braces too.
+            None => node.ctx.warn(span, &format!("{what} and is sent as it is")),
+        }
     }
 }
 
@@ -160,17 +174,18 @@ fn check_path(node: &Node<'_>, path: &Text, vars: &Vars, used: &mut BTreeSet<Str
     let ctx = node.ctx;
     let names = placeholders(&path.value);
     for (_, name) in &names {
+        let shown = if path.from_env { "..." } else { *name };
         if vars.contains_key(*name) {
             used.insert((*name).to_owned());
             continue;
         }
         let hint = nearest(name, vars.keys().map(String::as_str)).map_or_else(
-            || format!("add [load.vars.{name}] with range = [1, 1000], values or csv"),
+            || format!("add [load.vars.{shown}] with range = [1, 1000], values or csv"),
             |near| format!("did you mean `{{{near}}}`?"),
         );
         ctx.error(
             &path.span,
-            format!("`{{{}}}` has no [load.vars.{0}]", show(name)),
+            format!("`{{{}}}` has no [load.vars.{0}]", show(shown)),
             hint,
         );
     }
@@ -185,7 +200,14 @@ fn check_path(node: &Node<'_>, path: &Text, vars: &Vars, used: &mut BTreeSet<Str
     }
 }
 
-fn body(node: &Node<'_>) -> Option<(Vec<u8>, std::ops::Range<usize>)> {
+/// A body with its place.
+struct Body {
+    bytes: Vec<u8>,
+    span: Span,
+    from_env: bool,
+}
+
+fn body(node: &Node<'_>) -> Option<Body> {
     let inline = node.text("body");
     let file = node.text("body_file");
     if let (Some(_), Some(f)) = (&inline, &file) {
@@ -197,7 +219,11 @@ fn body(node: &Node<'_>) -> Option<(Vec<u8>, std::ops::Range<usize>)> {
         return match (node.ctx.files)(&f.value) {
             Ok(bytes) => {
                 node.note("body_file", digest(&bytes));
-                Some((bytes, f.span))
+                Some(Body {
+                    bytes,
+                    span: f.span,
+                    from_env: false,
+                })
             }
             Err(why) => {
                 node.ctx.error(
@@ -209,7 +235,11 @@ fn body(node: &Node<'_>) -> Option<(Vec<u8>, std::ops::Range<usize>)> {
             }
         };
     }
-    inline.map(|t| (t.value.into_bytes(), t.span))
+    inline.map(|t| Body {
+        bytes: t.value.into_bytes(),
+        span: t.span,
+        from_env: t.from_env,
+    })
 }
 
 fn expect(node: &Node<'_>) -> Vec<u16> {
@@ -331,7 +361,7 @@ fn csv_column(bytes: &[u8], column: &str) -> Result<Vec<String>, String> {
     let at = header.iter().position(|h| h.trim() == column).ok_or_else(|| {
         let near = nearest(column, header.iter())
             .map_or(String::new(), |n| format!("; did you mean `{}`?", show(n)));
-        format!("it has no column `{}`{near}", show(column))
+        format!("it has no such column{near}")
     })?;
     let mut values = Vec::new();
     for (i, record) in reader.records().enumerate() {

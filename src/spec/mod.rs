@@ -16,13 +16,20 @@ use crate::space::{Constraint, Space, Value};
 use crate::units::{Ratio, Rps};
 
 mod common;
+mod context;
+mod domain;
 mod errors;
+mod expressions;
 mod file;
 mod keys;
+mod lists;
 mod load;
 mod parameters;
 mod parse;
 mod reader;
+mod schema;
+mod settings;
+mod sut;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +37,7 @@ mod tests;
 pub use errors::{SpecError, SpecErrors};
 pub use file::load;
 pub use parse::parse;
+pub use schema::{reference, schema};
 
 /// A validated study.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,161 +3,16 @@
 //!
 //! A getter that finds a mistake reports it and gives None, so that one pass finds them all.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Secret;
-use super::errors::{Source, SpecError, nearest};
-use super::keys::{Key, MAX_INT, MAX_NAME, MAX_TEXT, Need, ROOT, Section, Ty};
+use super::context::{Ctx, Span, Text, show};
+use super::errors::nearest;
+use super::keys::{Key, MAX_INT, MAX_TEXT, Need, ROOT, Section, Ty};
 use crate::space::Value;
 use crate::units::{Ratio, parse_duration};
-
-/// Bytes of the file.
-pub(crate) type Span = Range<usize>;
-/// The environment.
-pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
-/// Reads a file that the space file names.
-pub(crate) type Files<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>, String>;
-
-/// What all parts of the parser share.
-pub(crate) struct Ctx<'a> {
-    pub(crate) source: Source<'a>,
-    pub(crate) files: Files<'a>,
-    env: Env<'a>,
-    errors: RefCell<Vec<SpecError>>,
-    warnings: RefCell<Vec<String>>,
-    /// Path of a key -> canonical value.
-    canon: RefCell<BTreeMap<String, String>>,
-    secrets: RefCell<Vec<Secret>>,
-    blank: Vec<Span>,
-    /// Keys that were asked for: a test holds that the parser asks for every key of the table.
-    asked: RefCell<BTreeSet<(&'static str, &'static str)>>,
-}
-
-/// A text of the file, as typed and with `${NAME}` replaced.
-#[derive(Debug, Clone)]
-pub(crate) struct Text {
-    pub(crate) value: String,
-    pub(crate) span: Span,
-    pub(crate) from_env: bool,
-}
-
-impl<'a> Ctx<'a> {
-    pub(crate) fn new(source: Source<'a>, env: Env<'a>, files: Files<'a>, blank: Vec<Span>) -> Self {
-        Self {
-            source,
-            files,
-            env,
-            errors: RefCell::default(),
-            warnings: RefCell::default(),
-            canon: RefCell::default(),
-            secrets: RefCell::default(),
-            blank,
-            asked: RefCell::default(),
-        }
-    }
-
-    pub(crate) fn error(&self, span: &Span, message: impl Into<String>, hint: impl Into<Option<String>>) {
-        let e = self.source.error(span, message.into(), hint.into(), &self.blank);
-        self.errors.borrow_mut().push(e);
-    }
-
-    pub(crate) fn warn(&self, span: &Span, message: &str) {
-        let e = self.source.error(span, message.to_owned(), None, &self.blank);
-        self.warnings
-            .borrow_mut()
-            .push(format!("{}:{}:{}: {message}", e.file, e.line, e.column));
-    }
-
-    pub(crate) fn note(&self, path: &str, canonical: impl Into<String>) {
-        self.canon.borrow_mut().insert(path.to_owned(), canonical.into());
-    }
-
-    pub(crate) fn has_errors(&self) -> bool {
-        !self.errors.borrow().is_empty()
-    }
-
-    pub(crate) fn finish(self) -> Finished {
-        Finished {
-            errors: self.errors.into_inner(),
-            warnings: self.warnings.into_inner(),
-            canon: self.canon.into_inner(),
-            secrets: self.secrets.into_inner(),
-            #[cfg(test)]
-            asked: self.asked.into_inner(),
-        }
-    }
-
-    /// Replaces `${NAME}`; `$${` stands for `${`. The second part says whether the environment was read.
-    fn expand(&self, raw: &str, span: &Span) -> Option<(String, bool)> {
-        let (mut out, mut rest, mut read) = (String::new(), raw, false);
-        while let Some(i) = rest.find("${") {
-            if i > 0 && rest.as_bytes().get(i - 1) == Some(&b'$') {
-                out.push_str(&rest[..i - 1]);
-                out.push_str("${");
-                rest = &rest[i + 2..];
-                continue;
-            }
-            out.push_str(&rest[..i]);
-            let after = &rest[i + 2..];
-            let name = after.split('}').next().unwrap_or("");
-            if name.len() == after.len() || !is_env_name(name) {
-                self.error(
-                    span,
-                    "`${` begins a reference to the environment that does not end",
-                    "write ${NAME}, or $${ for the text ${".to_owned(),
-                );
-                return None;
-            }
-            let Some(value) = (self.env)(name) else {
-                self.error(
-                    span,
-                    format!("the environment variable {name} is not set"),
-                    format!("export {name}=... before the start, or leave this key out"),
-                );
-                return None;
-            };
-            if value.len() > MAX_TEXT || value.contains('\0') {
-                self.error(
-                    span,
-                    format!("the environment variable {name} is too long or has a NUL"),
-                    None,
-                );
-                return None;
-            }
-            if !value.is_empty() {
-                self.secrets.borrow_mut().push(Secret::new(value.clone()));
-            }
-            out.push_str(&value);
-            read = true;
-            rest = &after[name.len() + 1..];
-        }
-        out.push_str(rest);
-        Some((out, read))
-    }
-
-    /// Marks a value as secret: for redaction.
-    pub(crate) fn keep_secret(&self, value: &str) {
-        if !value.is_empty() {
-            self.secrets.borrow_mut().push(Secret::new(value));
-        }
-    }
-}
-
-/// What a pass left.
-pub(crate) struct Finished {
-    pub(crate) errors: Vec<SpecError>,
-    pub(crate) warnings: Vec<String>,
-    pub(crate) canon: BTreeMap<String, String>,
-    pub(crate) secrets: Vec<Secret>,
-    #[cfg(test)]
-    pub(crate) asked: BTreeSet<(&'static str, &'static str)>,
-}
 
 /// A table of the file under its section of the table of keys.
 pub(crate) struct Node<'a> {
@@ -167,15 +22,15 @@ pub(crate) struct Node<'a> {
     pub(crate) path: String,
     /// Its header, or where it should stand.
     pub(crate) span: Span,
-    table: Option<&'a DeTable<'a>>,
+    pub(super) table: Option<&'a DeTable<'a>>,
 }
 
 /// A value before its type is checked: what a file, the environment or a default has.
-struct Found {
-    value: Value,
-    raw: String,
-    span: Span,
-    from_env: bool,
+pub(super) struct Found {
+    pub(super) value: Value,
+    pub(super) raw: String,
+    pub(super) span: Span,
+    pub(super) from_env: bool,
 }
 
 impl<'a> Node<'a> {
@@ -183,7 +38,7 @@ impl<'a> Node<'a> {
         Self::new(ctx, &ROOT, String::new(), 0..0, Some(table))
     }
 
-    fn new(
+    pub(super) fn new(
         ctx: &'a Ctx<'a>,
         section: &'static Section,
         path: String,
@@ -250,7 +105,7 @@ impl<'a> Node<'a> {
             .map_or_else(|| self.span.clone(), Spanned::span)
     }
 
-    fn at(&self, key: &str) -> String {
+    pub(super) fn at(&self, key: &str) -> String {
         if self.path.is_empty() {
             key.to_owned()
         } else {
@@ -258,7 +113,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn key(&self, name: &str) -> Option<&'static Key> {
+    pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
         let key = self.section.key(name);
         if let Some(k) = key {
             self.ctx.asked.borrow_mut().insert((self.section.name, k.name));
@@ -266,7 +121,7 @@ impl<'a> Node<'a> {
         key
     }
 
-    fn entry(&self, key: &Key) -> Option<&'a Spanned<DeValue<'a>>> {
+    pub(super) fn entry(&self, key: &Key) -> Option<&'a Spanned<DeValue<'a>>> {
         let value = self.table.and_then(|t| t.get(key.name));
         if value.is_none() && self.table.is_some() && matches!(key.need, Need::Required) {
             self.missing(key.name);
@@ -292,7 +147,7 @@ impl<'a> Node<'a> {
             .error(&self.span, format!("`{name}` is missing{place}"), hint);
     }
 
-    fn wrong(&self, key: &Key, span: &Span, why: &str) {
+    pub(super) fn wrong(&self, key: &Key, span: &Span, why: &str) {
         let hint = (!key.example.is_empty()).then(|| format!("for example {} = {}", key.name, key.example));
         self.ctx
             .error(span, format!("`{}` must be {why}", key.name), hint);
@@ -318,7 +173,7 @@ impl<'a> Node<'a> {
         })
     }
 
-    fn found(&self, key: &Key, v: &Spanned<DeValue<'_>>, span: &Span) -> Option<Found> {
+    pub(super) fn found(&self, key: &Key, v: &Spanned<DeValue<'_>>, span: &Span) -> Option<Found> {
         let value = match scalar_of(v.get_ref()) {
             Ok(value) => value,
             Err(why) => {
@@ -519,223 +374,6 @@ impl<'a> Node<'a> {
             },
         )
     }
-
-    fn array(&self, name: &str, most: usize) -> Option<(&'static Key, &'a [Spanned<DeValue<'a>>], Span)> {
-        let key = self.key(name)?;
-        let v = self.entry(key)?;
-        match v.get_ref() {
-            DeValue::Array(a) if a.len() <= most => Some((key, a, v.span())),
-            DeValue::Array(_) => {
-                self.ctx.error(
-                    &v.span(),
-                    format!("`{name}` may have {most} entries at most"),
-                    None,
-                );
-                None
-            }
-            _ => {
-                self.wrong(key, &v.span(), &key.ty.expected());
-                None
-            }
-        }
-    }
-
-    /// A list of texts; empty where it is missing.
-    pub(crate) fn texts(&self, name: &str, most: usize) -> Vec<Text> {
-        let Some((key, array, _)) = self.array(name, most) else {
-            return Vec::new();
-        };
-        let mut raws = Vec::new();
-        let mut texts = Vec::new();
-        for v in array {
-            match self.found(key, v, &v.span()) {
-                Some(Found {
-                    value: Value::Text(value),
-                    raw,
-                    span,
-                    from_env,
-                }) if !value.contains('\0') => {
-                    raws.push(raw);
-                    texts.push(Text {
-                        value,
-                        span,
-                        from_env,
-                    });
-                }
-                Some(f) => self.wrong(key, &f.span, &key.ty.expected()),
-                None => {}
-            }
-        }
-        self.note(name, format!("{raws:?}"));
-        texts
-    }
-
-    /// A list of scalars with their places.
-    pub(crate) fn scalars(&self, name: &str, most: usize) -> Option<(Vec<(Value, Span)>, Span)> {
-        let (key, array, span) = self.array(name, most)?;
-        let mut values = Vec::new();
-        let mut raws = Vec::new();
-        for v in array {
-            let f = self.found(key, v, &v.span())?;
-            raws.push(format!(
-                "{:?}",
-                if f.from_env {
-                    Value::Text(f.raw)
-                } else {
-                    f.value.clone()
-                }
-            ));
-            values.push((f.value, f.span));
-        }
-        self.note(name, raws.join(","));
-        Some((values, span))
-    }
-
-    /// Names and texts in the order of the file; the values are secrets.
-    pub(crate) fn map(&self, name: &str, most: usize) -> Vec<(Text, Text)> {
-        let Some(key) = self.key(name) else {
-            return Vec::new();
-        };
-        let Some(v) = self.entry(key) else {
-            return Vec::new();
-        };
-        let DeValue::Table(table) = v.get_ref() else {
-            self.wrong(key, &v.span(), &key.ty.expected());
-            return Vec::new();
-        };
-        if table.len() > most {
-            self.ctx.error(
-                &v.span(),
-                format!("`{name}` may have {most} entries at most"),
-                None,
-            );
-            return Vec::new();
-        }
-        let mut entries: Vec<_> = table.iter().collect();
-        entries.sort_by_key(|(k, _)| k.span().start);
-        let mut out = Vec::new();
-        for (k, v) in entries {
-            let Some(found) = self.found(key, v, &v.span()) else {
-                continue;
-            };
-            let value = found.value.to_string();
-            self.ctx
-                .note(&format!("{}.{}", self.at(name), k.get_ref()), found.raw);
-            if !found.from_env && matches!(key.ty, Ty::Env | Ty::Headers) && value.len() >= 8 {
-                self.ctx.keep_secret(&value);
-            }
-            let plain = Text {
-                value: k.get_ref().to_string(),
-                span: k.span(),
-                from_env: false,
-            };
-            out.push((
-                plain,
-                Text {
-                    value,
-                    span: found.span,
-                    from_env: found.from_env,
-                },
-            ));
-        }
-        out
-    }
-
-    /// A sub-table; absent ones give their defaults.
-    pub(crate) fn table(&self, name: &str) -> Node<'a> {
-        let (section, value) = match self.key(name) {
-            Some(key @ Key { ty: Ty::Table(s), .. }) => (*s, self.entry(key).map(|v| (key, v))),
-            _ => (self.section, None),
-        };
-        let mut span = self.span_of(name);
-        let table = value.and_then(|(key, v)| match v.get_ref() {
-            DeValue::Table(t) => {
-                if span.is_empty() {
-                    span = v.span();
-                }
-                Some(t)
-            }
-            _ => {
-                self.wrong(key, &v.span(), "a table");
-                None
-            }
-        });
-        Node::new(self.ctx, section, self.at(name), span, table)
-    }
-
-    /// Tables under names of the user's choice, in the order of the file.
-    pub(crate) fn named(&self, name: &str, most: usize) -> Vec<(Text, Node<'a>)> {
-        let Some(
-            key @ Key {
-                ty: Ty::Named(section),
-                ..
-            },
-        ) = self.key(name)
-        else {
-            return Vec::new();
-        };
-        let Some(v) = self.entry(key) else {
-            return Vec::new();
-        };
-        let DeValue::Table(table) = v.get_ref() else {
-            self.wrong(key, &v.span(), &format!("tables, written [{}]", section.name));
-            return Vec::new();
-        };
-        if table.len() > most {
-            self.ctx.error(
-                &self.span_of(name),
-                format!("there may be {most} [{}] at most", section.name),
-                None,
-            );
-            return Vec::new();
-        }
-        let mut entries: Vec<_> = table.iter().collect();
-        entries.sort_by_key(|(k, _)| k.span().start);
-        let mut out = Vec::new();
-        for (k, v) in entries {
-            let DeValue::Table(t) = v.get_ref() else {
-                let hint = format!("write [{name}.{}] on a line of its own", show(k.get_ref()));
-                self.ctx.error(
-                    &k.span(),
-                    format!("`{}` must be a table", show(k.get_ref())),
-                    hint,
-                );
-                continue;
-            };
-            let label = Text {
-                value: k.get_ref().to_string(),
-                span: k.span(),
-                from_env: false,
-            };
-            let path = format!("{}.{}", self.at(name), k.get_ref());
-            out.push((label, Node::new(self.ctx, section, path, k.span(), Some(t))));
-        }
-        out
-    }
-
-    /// A list of tables.
-    pub(crate) fn list(&self, name: &str, most: usize) -> Vec<Node<'a>> {
-        let Some(Key {
-            ty: Ty::List(section),
-            ..
-        }) = self.key(name)
-        else {
-            return Vec::new();
-        };
-        let Some((key, array, _)) = self.array(name, most) else {
-            return Vec::new();
-        };
-        let mut out = Vec::new();
-        for (i, v) in array.iter().enumerate() {
-            if let DeValue::Table(t) = v.get_ref() {
-                let path = format!("{}.{i}", self.at(name));
-                out.push(Node::new(self.ctx, section, path, v.span(), Some(t)));
-            } else {
-                self.wrong(key, &v.span(), &key.ty.expected());
-            }
-        }
-        out
-    }
 }
 
 /// A scalar; Err(Some) says what is wrong with it, Err(None) that it is none.
@@ -758,27 +396,4 @@ fn scalar_of(v: &DeValue<'_>) -> Result<Value, Option<String>> {
             .ok_or_else(|| Some("numbers are finite and between -1e12 and 1e12".to_owned())),
         DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => Err(None),
     }
-}
-
-/// A name as it may be printed: short, without control characters.
-pub(crate) fn show(name: &str) -> String {
-    let clean: String = name
-        .chars()
-        .take(MAX_NAME)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
-    if name.chars().count() > MAX_NAME {
-        format!("{clean}...")
-    } else {
-        clean
-    }
-}
-
-/// A variable's name as shells and Docker take it.
-pub(crate) fn is_env_name(name: &str) -> bool {
-    let first = name
-        .chars()
-        .next()
-        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-    first && name.len() <= 256 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }

@@ -41,19 +41,6 @@ pub enum StoreError {
     Conflict(String),
 }
 
-impl StoreError {
-    /// The documented exit code of a run that ends with this error (facts: sysexits).
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Missing(_) | Self::Unreadable(_) => 65,
-            Self::Io(_) => 74,
-            Self::Locked(_) => 75,
-            Self::Conflict(_) => 70,
-        }
-    }
-}
-
 /// What makes a study one study; written once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StudyMeta {

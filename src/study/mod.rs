@@ -16,6 +16,7 @@ use crate::agenda::{self, Clock, Limits, Next};
 use crate::event::{Event, Sink};
 use crate::exit::{self, ExitError};
 use crate::finals::{Decision, FinalVerdict};
+use crate::guardian::Guardian;
 use crate::optimizer;
 use crate::report::FinalDecision;
 use crate::spec::{Objective, StudySpec};
@@ -88,6 +89,12 @@ pub async fn run(
             "this space file has no [sut] or no [load]: it is for ask and tell; add both to measure",
         ));
     };
+    let run_id = format!("{}-{}", spec.name, std::process::id());
+    // First: it holds the lock of the results folder, which --fresh moves away.
+    let guardian = match options.unguarded {
+        true => None,
+        false => Some(Guardian::spawn(&options.folder, &run_id).await?),
+    };
     if options.fresh && options.folder.exists() {
         let kept = crate::store::archive(&options.folder)?;
         sink.event(&Event::Note(format!(
@@ -96,8 +103,10 @@ pub async fn run(
         )));
     }
     let store = Sqlite::open(&options.folder).await?;
-    let run_id = format!("{}-{}", spec.name, std::process::id());
     let mut sut = sut::open(sut_spec, &run_id, &options.folder)?;
+    if let Some(g) = &guardian {
+        sut.set_notes(g.notes());
+    }
     if let Some(done) = sut.restore().await? {
         sink.event(&Event::Note(format!("an earlier run was cut off: {done}")));
     }
@@ -124,8 +133,14 @@ pub async fn run(
         faults_in_a_row: 0,
         warned: BTreeSet::new(),
     };
-    let outcome = study.search_and_decide().await;
-    let end = study.finish(outcome).await;
+    let outcome = Box::pin(study.search_and_decide()).await;
+    let end = Box::pin(study.finish(outcome)).await;
+    // Without "done" the guardian goes on trying to give the container back.
+    if let Some(g) = guardian
+        && end.as_ref().err().is_none_or(|e| e.code != exit::RESTORE_FAILED)
+    {
+        g.done();
+    }
     end
 }
 
@@ -236,8 +251,8 @@ impl Study<'_> {
         self.record_environment().await?;
         self.warn_once(self.facts.warnings.clone()).await;
         self.smoke().await?;
-        self.search().await?;
-        self.finals().await
+        Box::pin(self.search()).await?;
+        Box::pin(self.finals()).await
     }
 
     async fn search(&mut self) -> Result<(), ExitError> {
@@ -251,7 +266,7 @@ impl Study<'_> {
                 &optimizer,
             ) {
                 Next::Trial { phase, config, round } => {
-                    self.trial(phase, config, round).await?;
+                    Box::pin(self.trial(phase, config, round)).await?;
                     self.baseline_must_work()?;
                 }
                 Next::SearchOver(why) => {
@@ -291,7 +306,7 @@ impl Study<'_> {
         self.sink.event(&Event::FinalsStarted(list));
         for _ in 0..MAX_TRIALS {
             match agenda::next_final(&self.spec.space, &self.limits(), &self.trials, self.clock()) {
-                Next::Trial { phase, config, round } => self.trial(phase, config, round).await?,
+                Next::Trial { phase, config, round } => Box::pin(self.trial(phase, config, round)).await?,
                 Next::Decided(decision) => {
                     let detail = serde_json::to_value(final_decision(&decision)).unwrap_or_default();
                     self.store.log(kinds::DECISION, &detail).await?;

@@ -83,8 +83,6 @@ pub struct SutFacts {
     pub environment: BTreeMap<String, String>,
     /// Environment variables whose values must never be shown (all but the tuned ones): for redaction.
     pub secrets: Vec<crate::spec::Secret>,
-    /// What no second run may work on meanwhile: one lock for each. Stable for a container, "container-0123456789ab".
-    pub lock_keys: Vec<String>,
 }
 
 /// How the deployment is now.
@@ -125,6 +123,18 @@ pub enum Note {
     },
     /// It was taken away.
     TakenAway,
+    /// A container is about to be parked.
+    Parking {
+        /// Its full id.
+        id: String,
+        /// Its name.
+        name: String,
+    },
+    /// It has its name back, and runs if it ran.
+    GivenBack {
+        /// Its full id.
+        id: String,
+    },
 }
 
 type NoteSink = dyn Fn(&Note) + Send + Sync;
@@ -227,10 +237,10 @@ impl AnySut {
     /// Who is told what must be cleaned up when this process is killed.
     pub fn set_notes(&mut self, notes: Notes) {
         match self {
+            Self::Docker(s) => s.set_notes(notes),
             Self::Process(s) => s.set_notes(notes),
             Self::Command(s) => s.set_notes(notes),
-            // Docker itself holds everything that is needed.
-            Self::Docker(_) | Self::Simulated(_) => {}
+            Self::Simulated(_) => {}
         }
     }
 }

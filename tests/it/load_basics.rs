@@ -14,13 +14,9 @@ use autotune::units::Rps;
 use crate::load_server::{self, Script, Server};
 
 pub(crate) fn plan(rate: f64, window: Duration) -> ProbePlan {
-    ProbePlan {
-        phase: ProbePhase::Growth,
-        rate: Rps::new(rate).unwrap(),
-        window,
-        lead_in: Duration::ZERO,
-        drain: Duration::from_secs(5),
-    }
+    let mut plan = ProbePlan::new(ProbePhase::Growth, Rps::new(rate).unwrap(), window);
+    plan.drain = Duration::from_secs(5);
+    plan
 }
 
 pub(crate) async fn drive(spec: &LoadSpec, url: &str, plan: &ProbePlan) -> Measurement {

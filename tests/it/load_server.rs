@@ -2,7 +2,6 @@
 //! them are not what an HTTP library would send.
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,10 @@ pub(crate) struct Script {
     /// Written for each request; None: nothing is ever answered.
     pub(crate) answer: Option<Vec<u8>>,
     pub(crate) then: Then,
+    /// After the answer, again and again until the client goes.
+    pub(crate) endless: Vec<u8>,
+    /// Requests answered on a connection; at the next one it is closed without a word.
+    pub(crate) answers: usize,
     /// Stalls: every so often, no answer for so long.
     pub(crate) stall: Option<(Duration, Duration)>,
 }
@@ -27,8 +30,6 @@ pub(crate) struct Script {
 pub(crate) enum Then {
     KeepOpen,
     Close,
-    /// The answer's bytes again and again, until the client goes.
-    Repeat,
 }
 
 impl Script {
@@ -37,6 +38,8 @@ impl Script {
             delay: Duration::ZERO,
             answer: Some(bytes.into()),
             then,
+            endless: Vec::new(),
+            answers: usize::MAX,
             stall: None,
         }
     }
@@ -70,7 +73,6 @@ struct Seen {
     connections: AtomicUsize,
     open: AtomicUsize,
     requests: AtomicUsize,
-    arrivals: Mutex<Vec<Instant>>,
 }
 
 /// A running server on loopback; it ends with its runtime.
@@ -112,11 +114,6 @@ impl Server {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
-    /// When each request was read.
-    pub(crate) fn arrivals(&self) -> Vec<Instant> {
-        self.seen.arrivals.lock().unwrap().clone()
-    }
-
     /// Until no connection is open.
     pub(crate) async fn until_idle(&self) {
         for _ in 0..1_000 {
@@ -133,11 +130,15 @@ async fn serve(mut stream: TcpStream, script: &Script, seen: &Seen, begun: Insta
     stream.set_nodelay(true)?;
     let mut buffer = vec![0_u8; 16 * 1024];
     let mut text: Vec<u8> = Vec::new();
+    let mut served = 0;
     loop {
         while let Some(end) = text.windows(4).position(|w| w == b"\r\n\r\n") {
             text.drain(..end + 4);
             seen.requests.fetch_add(1, Ordering::SeqCst);
-            seen.arrivals.lock().unwrap().push(Instant::now());
+            served += 1;
+            if served > script.answers {
+                return Ok(());
+            }
             if let Some((every, long)) = script.stall {
                 let into = Duration::from_nanos((begun.elapsed().as_nanos() % every.as_nanos()) as u64);
                 if into < long {
@@ -149,12 +150,11 @@ async fn serve(mut stream: TcpStream, script: &Script, seen: &Seen, begun: Insta
             }
             if let Some(answer) = &script.answer {
                 stream.write_all(answer).await?;
-                match script.then {
-                    Then::KeepOpen => {}
-                    Then::Close => return Ok(()),
-                    Then::Repeat => loop {
-                        stream.write_all(answer).await?;
-                    },
+                while !script.endless.is_empty() {
+                    stream.write_all(&script.endless).await?;
+                }
+                if script.then == Then::Close {
+                    return Ok(());
                 }
             }
         }

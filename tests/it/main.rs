@@ -1,11 +1,34 @@
 //! One test binary.
+// A test says what it expects and stops where that fails; lints on unwrap are for the product.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::too_many_lines
+)]
+#![allow(unreachable_pub, clippy::float_cmp)]
 
+mod browser;
+mod diagnosis_recorded;
+mod diagnosis_stack;
+mod docker_faults;
+mod docker_kit;
+mod docker_real;
+mod exports;
+mod fake_engine;
+mod live;
+mod load_answers;
 mod load_basics;
+mod load_schedule;
 mod load_server;
-mod report;
-mod store;
-mod synthetic;
-mod support;
-mod tidy;
+mod page;
 mod process_study;
+mod process_sut;
+mod report;
 mod stack_study;
+mod store;
+mod support;
+mod synthetic;
+mod tidy;

@@ -55,7 +55,12 @@ pairs = 2
 
 fn study(space: &Path, results: &Path) -> Command {
     let mut c = Command::new(AUTOTUNE);
-    c.arg("--space").arg(space).arg("--results").arg(results).env("NO_COLOR", "1").env_remove("RUST_LOG");
+    c.arg("--space")
+        .arg(space)
+        .arg("--results")
+        .arg(results)
+        .env("NO_COLOR", "1")
+        .env_remove("RUST_LOG");
     c
 }
 
@@ -64,15 +69,28 @@ fn a_study_on_the_demo_api_wins_and_leaves_the_promised_files() {
     let dir = tempfile::tempdir().unwrap();
     let space = space_file(dir.path(), "");
     let out = output(&mut study(&space, &dir.path().join("r")));
-    let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr),
+    );
     assert_eq!(out.status.code(), Some(0), "{stdout}\n{stderr}");
     let folder = dir.path().join("r/tiny");
-    for name in ["study.db", "trials.csv", "probes.csv", "recommended.toml", "recommended.env", "environment.toml"] {
+    for name in [
+        "study.db",
+        "trials.csv",
+        "probes.csv",
+        "recommended.toml",
+        "recommended.env",
+        "environment.toml",
+    ] {
         assert!(folder.join(name).is_file(), "{name} is missing");
     }
     let rows = csv_rows(&folder.join("trials.csv"));
     let finals: Vec<_> = rows.iter().filter(|r| r["phase"] == "final").collect();
-    assert!(finals.iter().any(|r| r["pool_size"] == "1"), "today's configuration is not in the finals");
+    assert!(
+        finals.iter().any(|r| r["pool_size"] == "1"),
+        "today's configuration is not in the finals"
+    );
     assert_eq!(rows[0]["phase"], "baseline");
     assert!(stdout.contains("over today's configuration"), "{stdout}");
 }
@@ -82,7 +100,12 @@ fn sigterm_stops_the_load_keeps_the_results_and_exits_143() {
     let dir = tempfile::tempdir().unwrap();
     let space = space_file(dir.path(), "");
     let results = dir.path().join("r");
-    let mut child = study(&space, &results).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = study(&space, &results)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     let csv = results.join("tiny/trials.csv");
     while !(csv.is_file() && csv_rows(&csv).iter().any(|r| r["outcome"] == "measured")) {
@@ -96,10 +119,19 @@ fn sigterm_stops_the_load_keeps_the_results_and_exits_143() {
 
     // The same command goes on where it stopped: trial 1 is not measured again.
     let out = output(&mut study(&space, &results));
-    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(
+        out.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let after = csv_rows(&csv);
     assert_eq!(after[0], before[0], "a finished trial changed on resume");
-    assert_eq!(after.iter().filter(|r| r["phase"] == "baseline").count(), 1, "the baseline was measured again");
+    assert_eq!(
+        after.iter().filter(|r| r["phase"] == "baseline").count(),
+        1,
+        "the baseline was measured again"
+    );
 }
 
 #[test]
@@ -108,22 +140,31 @@ fn a_changed_space_is_refused_on_resume_and_fresh_archives() {
     let results = dir.path().join("r");
     let space = space_file(dir.path(), "");
     assert_eq!(output(&mut study(&space, &results)).status.code(), Some(0));
-    let text = fs::read_to_string(&space).unwrap().replace("high = 8", "high = 9");
+    let text = fs::read_to_string(&space)
+        .unwrap()
+        .replace("high = 8", "high = 9");
     fs::write(&space, text).unwrap();
     let out = output(&mut study(&space, &results));
     let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(65), "{stderr}");
-    assert!(stderr.contains("parameters") && stderr.contains("--fresh"), "{stderr}");
-    assert!(results.join("tiny/study.db").is_file(), "a refused resume must change nothing");
+    assert!(
+        stderr.contains("parameters") && stderr.contains("--fresh"),
+        "{stderr}"
+    );
+    assert!(
+        results.join("tiny/study.db").is_file(),
+        "a refused resume must change nothing"
+    );
 }
 
 #[test]
 fn a_service_that_never_gets_ready_is_a_sentence_and_69() {
     let dir = tempfile::tempdir().unwrap();
     let space = space_file(dir.path(), "");
-    let text = fs::read_to_string(&space)
-        .unwrap()
-        .replace("path = \"/ready\", timeout = \"20s\"", "path = \"/nowhere\", timeout = \"1s\"");
+    let text = fs::read_to_string(&space).unwrap().replace(
+        "path = \"/ready\", timeout = \"20s\"",
+        "path = \"/nowhere\", timeout = \"1s\"",
+    );
     fs::write(&space, text).unwrap();
     let out = output(&mut study(&space, &dir.path().join("r")));
     let stderr = String::from_utf8_lossy(&out.stderr);
@@ -135,11 +176,19 @@ fn a_service_that_never_gets_ready_is_a_sentence_and_69() {
 fn a_malformed_space_file_is_65_with_line_and_column() {
     let dir = tempfile::tempdir().unwrap();
     let space = space_file(dir.path(), "");
-    let text = fs::read_to_string(&space).unwrap().replace("trials = 2", "trails = 2");
+    let text = fs::read_to_string(&space)
+        .unwrap()
+        .replace("trials = 2", "trails = 2");
     fs::write(&space, text).unwrap();
     let out = output(&mut study(&space, &dir.path().join("r")));
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(65), "{stderr}");
-    assert!(stderr.contains("tiny.toml:4:") && stderr.contains("did you mean"), "{stderr}");
-    assert!(!dir.path().join("r").exists(), "a malformed file must touch nothing");
+    assert!(
+        stderr.contains("tiny.toml:4:") && stderr.contains("did you mean"),
+        "{stderr}"
+    );
+    assert!(
+        !dir.path().join("r").exists(),
+        "a malformed file must touch nothing"
+    );
 }

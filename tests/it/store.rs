@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use autotune::capacity::ProbePhase;
+use autotune::exit::ExitError;
 use autotune::space::{Config, Value};
 use autotune::store::{
     JOURNAL_FILE, Journal, NewTrial, Sqlite, StoreError, TrialEnd, WriteFault, archive, list,
@@ -382,6 +383,7 @@ async fn child_writes_when_asked() {
         let (n, after) = t.split_once(' ').unwrap();
         (n.parse().unwrap(), after == "after")
     });
+    println!(); // the harness left its line open
     let journal = Sqlite::open(Path::new(&dir))
         .await
         .unwrap()
@@ -535,7 +537,7 @@ async fn injected_faults_are_numbered_io_errors() {
     ));
     assert_eq!(journal.begin_trial(&new_trial(1)).await.unwrap(), 1);
     let lost = journal.record_probe(1, &some_probe(1)).await.unwrap_err();
-    assert_eq!(lost.exit_code(), 74);
+    assert_eq!(ExitError::from(lost).code, 74);
     assert_eq!(journal.trials().await.unwrap()[0].probes.len(), 1);
     assert_eq!(journal.writes(), 4);
 }
@@ -599,10 +601,10 @@ async fn a_full_disk_is_an_io_error_and_harms_nothing() {
         assert!(acknowledged < 10_000, "the disk never filled");
     };
     assert!(matches!(error, StoreError::Io(_)), "{error:?}");
-    assert_eq!(error.exit_code(), 74);
     assert!(error.to_string().contains("full"), "{error}");
+    assert_eq!(ExitError::from(error).code, 74);
     let full = autotune::results::write(&journal, &dir).await.unwrap_err();
-    assert_eq!(full.exit_code(), 74, "{full}");
+    assert_eq!(ExitError::from(full).code, 74);
     drop(journal);
     assert!(disk.remount("size=8m"));
     let journal = Sqlite::open(&dir).await.unwrap();

@@ -37,7 +37,10 @@ pub fn run(command: &mut Command) -> String {
 
 /// Runs a program to its end, however it ends.
 pub fn output(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
+    command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"))
 }
 
 /// `docker ...`.
@@ -61,8 +64,16 @@ impl Stack {
             ("POSTGRES_PORT".into(), (port + 1).to_string()),
             ("REDIS_PORT".into(), (port + 2).to_string()),
         ];
-        all.extend(environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-        let stack = Self { project: project.to_owned(), environment: all, port };
+        all.extend(
+            environment
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
+        );
+        let stack = Self {
+            project: project.to_owned(),
+            environment: all,
+            port,
+        };
         // A killed test may have left one.
         stack.compose(&["down", "-v", "--remove-orphans"]);
         stack.compose(&["up", "-d", "--wait", "--no-build"]);
@@ -83,12 +94,23 @@ impl Stack {
         let name = format!("{}-api-1", self.project);
         let line = docker(&["inspect", "-f", "{{.Id}} {{.Name}} {{.State.Running}}", &name]);
         let mut words = line.split_whitespace().map(str::to_owned);
-        (words.next().unwrap(), words.next().unwrap(), words.next().unwrap())
+        (
+            words.next().unwrap(),
+            words.next().unwrap(),
+            words.next().unwrap(),
+        )
     }
 
     /// Names of all containers that carry one of our labels.
     pub fn leftovers(&self) -> String {
-        docker(&["ps", "-a", "--filter", "label=autotune.run", "--format", "{{.Names}}"])
+        docker(&[
+            "ps",
+            "-a",
+            "--filter",
+            "label=autotune.run",
+            "--format",
+            "{{.Names}}",
+        ])
     }
 
     /// The project's name.
@@ -110,11 +132,17 @@ impl Drop for Stack {
 /// Every file below `dir` that contains `needle`.
 pub fn files_with(dir: &Path, needle: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let Ok(entries) = fs::read_dir(dir) else { return found };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return found;
+    };
     for path in entries.map(|e| e.unwrap().path()) {
         if path.is_dir() {
             found.extend(files_with(&path, needle));
-        } else if fs::read(&path).unwrap_or_default().windows(needle.len()).any(|w| w == needle.as_bytes()) {
+        } else if fs::read(&path)
+            .unwrap_or_default()
+            .windows(needle.len())
+            .any(|w| w == needle.as_bytes())
+        {
             found.push(path);
         }
     }

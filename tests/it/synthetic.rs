@@ -166,7 +166,7 @@ pub fn probe(
     let good = scheduled - ((scheduled as f64 * loss.min(1.0)) as u64);
     let stuck = ((scheduled - good) as f64 * 0.2) as u64;
     let load = (offered / capacity).min(0.995);
-    let p50 = 6.0 / (1.0 - load) * rng.random_range(0.95..1.05)
+    let p50 = 6.0 / (1.0 - 0.85 * load) * rng.random_range(0.95..1.05)
         + if over > 0.0 { 900.0 * over.min(1.0) } else { 0.0 };
     let q = |f: f64| (p50 * f * 1e3).round() / 1e3;
     let mut m = Measurement::empty(Rps::new(offered).unwrap(), Duration::from_secs_f64(window));
@@ -279,6 +279,15 @@ impl Synthetic {
             }
         }
         self.finals(journal, &mut rng, &baseline, best).await;
+    }
+
+    /// One more measured trial of a study under way.
+    pub async fn one_more(self, journal: &impl Journal) {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed + 1);
+        let mut config = space().baseline();
+        config.set("pool_size", Value::Int(11));
+        self.trial(journal, &mut rng, TrialPhase::Search, &config, None)
+            .await;
     }
 
     /// Random at first, then near the best: the shape of a model's search.

@@ -6,14 +6,39 @@ use std::path::{Path, PathBuf};
 
 /// Rooms that decide or render: no effects.
 const PURE: [&str; 15] = [
-    "units", "expr", "space", "spec", "measurement", "slo", "capacity", "trial", "optimizer", "finals",
-    "diagnosis", "report", "agenda", "smoke", "noise",
+    "units",
+    "expr",
+    "space",
+    "spec",
+    "measurement",
+    "slo",
+    "capacity",
+    "trial",
+    "optimizer",
+    "finals",
+    "diagnosis",
+    "report",
+    "agenda",
+    "smoke",
+    "noise",
 ];
 
 /// What an effect looks like in source.
 const EFFECTS: [&str; 14] = [
-    "tokio::", "sqlx::", "bollard::", "reqwest::", "hyper::", "axum::", "std::fs", "std::net", "std::process",
-    "Instant::now", "SystemTime::now", "std::env::", "rand::rng(", "thread_rng",
+    "tokio::",
+    "sqlx::",
+    "bollard::",
+    "reqwest::",
+    "hyper::",
+    "axum::",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "Instant::now",
+    "SystemTime::now",
+    "std::env::",
+    "rand::rng(",
+    "thread_rng",
 ];
 
 /// Room -> rooms that it must not know.
@@ -21,10 +46,49 @@ const APART: [(&str, &[&str]); 10] = [
     ("sut", &["load", "telemetry", "store", "study", "report", "cli"]),
     ("load", &["sut", "telemetry", "store", "study", "report", "cli"]),
     ("telemetry", &["sut", "load", "store", "study", "report", "cli"]),
-    ("store", &["sut", "load", "telemetry", "study", "report", "optimizer", "finals", "cli"]),
-    ("capacity", &["optimizer", "finals", "diagnosis", "report", "sut", "load", "store", "study"]),
-    ("optimizer", &["capacity::next_step", "finals", "diagnosis", "report", "sut", "load", "store", "study"]),
-    ("report", &["sut", "load", "telemetry", "store::sqlite", "study", "cli"]),
+    (
+        "store",
+        &[
+            "sut",
+            "load",
+            "telemetry",
+            "study",
+            "report",
+            "optimizer",
+            "finals",
+            "cli",
+        ],
+    ),
+    (
+        "capacity",
+        &[
+            "optimizer",
+            "finals",
+            "diagnosis",
+            "report",
+            "sut",
+            "load",
+            "store",
+            "study",
+        ],
+    ),
+    (
+        "optimizer",
+        &[
+            "capacity::next_step",
+            "finals",
+            "diagnosis",
+            "report",
+            "sut",
+            "load",
+            "store",
+            "study",
+        ],
+    ),
+    (
+        "report",
+        &["sut", "load", "telemetry", "store::sqlite", "study", "cli"],
+    ),
     ("space", &["spec", "trial", "capacity", "optimizer", "study"]),
     ("measurement", &["slo", "trial", "capacity", "study"]),
     ("units", &["space", "spec", "measurement", "trial", "study"]),
@@ -62,7 +126,10 @@ fn room(name: &str) -> Vec<PathBuf> {
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or("").to_owned();
-    text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .filter(|l| !l.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
@@ -99,24 +166,41 @@ fn rooms_depend_one_way() {
             }
         }
     }
-    assert!(found.is_empty(), "dependencies against the grain:\n{}", found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "dependencies against the grain:\n{}",
+        found.join("\n")
+    );
 }
 
 #[test]
 fn every_module_says_what_it_is_for() {
     let mut files = Vec::new();
     sources(&root().join("src"), &mut files);
-    let silent: Vec<_> = files.iter().filter(|p| !fs::read_to_string(p).unwrap().starts_with("//!")).collect();
-    assert!(silent.is_empty(), "modules without a word on what they are for: {silent:?}");
+    let silent: Vec<_> = files
+        .iter()
+        .filter(|p| !fs::read_to_string(p).unwrap().starts_with("//!"))
+        .collect();
+    assert!(
+        silent.is_empty(),
+        "modules without a word on what they are for: {silent:?}"
+    );
 }
 
 #[test]
 fn architecture_is_short_and_names_every_room() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    assert!(text.lines().count() <= 150, "ARCHITECTURE.md has {} lines", text.lines().count());
+    assert!(
+        text.lines().count() <= 150,
+        "ARCHITECTURE.md has {} lines",
+        text.lines().count()
+    );
     for entry in fs::read_dir(root().join("src")).unwrap().map(Result::unwrap) {
         let name = entry.file_name().into_string().unwrap();
-        assert!(text.contains(&format!("src/{name}")), "ARCHITECTURE.md does not name src/{name}");
+        assert!(
+            text.contains(&format!("src/{name}")),
+            "ARCHITECTURE.md does not name src/{name}"
+        );
     }
 }
 
@@ -125,7 +209,11 @@ fn no_ignored_tests_and_no_stubs() {
     let mut files = Vec::new();
     sources(&root().join("src"), &mut files);
     sources(&root().join("tests"), &mut files);
-    let words = [concat!("#[ign", "ore"), concat!("todo", "!("), concat!("unimpl", "emented!(")];
+    let words = [
+        concat!("#[ign", "ore"),
+        concat!("todo", "!("),
+        concat!("unimpl", "emented!("),
+    ];
     let bad: Vec<_> = files
         .iter()
         .filter(|p| {

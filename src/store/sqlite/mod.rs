@@ -139,11 +139,12 @@ impl Sqlite {
         u32::try_from(n).map_err(|e| self.unreadable("trial", &e.to_string()))
     }
 
-    /// A number that changes when a trial begins or ends, a probe or an event is added: what a live page polls.
+    /// A number that changes when a trial begins or ends, or an event is added: what a live page polls. Probes
+    /// do not count: drawing the page at each would take CPU from the measurement.
     pub async fn revision(&self) -> Result<i64, StoreError> {
         sqlx::query_scalar(
             "SELECT (SELECT count(*) FROM trial) + (SELECT count(*) FROM trial WHERE outcome IS NOT NULL)
-                  + (SELECT count(*) FROM probe) + (SELECT count(*) FROM event)",
+                  + (SELECT count(*) FROM event)",
         )
         .fetch_one(&self.pool)
         .await

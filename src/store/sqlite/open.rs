@@ -59,13 +59,18 @@ pub(super) async fn connect(path: &Path, options: SqliteConnectOptions) -> Resul
 /// the read-only pool that it looked through.
 pub(super) async fn inspect(path: &Path) -> Result<SqlitePool, StoreError> {
     check_magic(path)?;
-    let pool = match connect(path, options(path).read_only(true)).await {
-        Ok(pool) => pool,
+    match look(path, options(path).read_only(true)).await {
         // A folder that cannot be written has no room for the shared-memory file. Without a log beside it the
         // file alone is the whole journal.
-        Err(_) if !log_beside(path) => connect(path, options(path).read_only(true).immutable(true)).await?,
-        Err(e) => return Err(e),
-    };
+        Err(StoreError::Io(_)) if !log_beside(path) => {
+            look(path, options(path).read_only(true).immutable(true)).await
+        }
+        other => other,
+    }
+}
+
+async fn look(path: &Path, options: SqliteConnectOptions) -> Result<SqlitePool, StoreError> {
+    let pool = connect(path, options).await?;
     match check_contents(path, &pool).await {
         Ok(()) => Ok(pool),
         Err(e) => {
@@ -82,21 +87,28 @@ fn log_beside(path: &Path) -> bool {
 }
 
 fn check_magic(path: &Path) -> Result<(), StoreError> {
-    let mut head = [0_u8; 16];
+    let mut head = [0_u8; 18];
     let mut file = fs::File::open(path).map_err(|e| io_error(path, "open", &e))?;
     let length = file.metadata().map_err(|e| io_error(path, "read", &e))?.len();
     // Made and never begun: a process died between the two.
     if length == 0 {
         return Ok(());
     }
-    let whole = file.read_exact(&mut head).is_ok();
-    if whole && &head == MAGIC {
-        return Ok(());
+    if file.read_exact(&mut head).is_err() || !head.starts_with(MAGIC) {
+        return Err(StoreError::Unreadable(format!(
+            "{} is not a SQLite database; nothing was changed: move it away, or name another study",
+            path.display()
+        )));
     }
-    Err(StoreError::Unreadable(format!(
-        "{} is not a SQLite database; nothing was changed: move it away, or name another study",
-        path.display()
-    )))
+    // SQLite fills a last page that was cut off with zeros and goes on; a log beside it would mend that.
+    let page = match u64::from(u16::from_be_bytes([head[16], head[17]])) {
+        1 => 65_536, // the file format's way to say so
+        n => n,
+    };
+    if (page < 512 || length % page != 0) && !log_beside(path) {
+        return Err(damaged(path, "it ends inside a page"));
+    }
+    Ok(())
 }
 
 async fn check_contents(path: &Path, pool: &SqlitePool) -> Result<(), StoreError> {

@@ -105,6 +105,8 @@ pub struct Engine {
     host: Arc<str>,
     counters: Arc<Counters>,
     plan: Option<FaultPlan>,
+    /// For tests: no call waits longer.
+    most: Option<Duration>,
 }
 
 /// A call before it is made: its name, the container it is about, and how long it may take.
@@ -130,13 +132,22 @@ impl Engine {
             host: host.into(),
             counters: Arc::default(),
             plan: None,
+            most: None,
         })
     }
 
-    /// The same, with a fault for tests.
+    /// The same daemon with a numbering of its own and a fault for tests.
     #[must_use]
     pub fn with_faults(mut self, plan: FaultPlan) -> Self {
+        self.counters = Arc::default();
         self.plan = Some(plan);
+        self
+    }
+
+    /// The same daemon, of which no call waits longer than `most`; for tests of daemons that stall.
+    #[must_use]
+    pub fn with_deadline(mut self, most: Duration) -> Self {
+        self.most = Some(most);
         self
     }
 
@@ -175,9 +186,10 @@ impl Engine {
         let change = self.counters.changes.load(Ordering::Relaxed) + u64::from(call.changes);
         self.counters.changes.store(change, Ordering::Relaxed);
         tracing::debug!(number, call.name, call.subject, "docker");
+        let deadline = self.most.map_or(call.deadline, |most| call.deadline.min(most));
         let work = async {
-            tokio::time::timeout(call.deadline, work).await.map_err(|_| {
-                let s = call.deadline.as_secs();
+            tokio::time::timeout(deadline, work).await.map_err(|_| {
+                let s = deadline.as_secs_f64();
                 EngineError::Late(format!("docker did not answer `{}` within {s} s", call.name))
             })?
         };

@@ -21,7 +21,8 @@ use bollard::models::ContainerInspectResponse;
 use serde_json::Value as Json;
 
 use super::redact::{LOG_LINES, Redactor};
-use super::{Deployment, Health, Sut, SutError, SutFacts, ready, tuned_env};
+use super::{Deployment, Health, Note, Notes, Sut, SutError, SutFacts, ready, tuned_env};
+use crate::lock::{Holder, Lock, container_key};
 use crate::space::{Binding, Config, Domain, Parameter};
 use crate::spec::{DockerRef, SutSpec};
 use crate::trial::Failure;
@@ -72,6 +73,8 @@ pub struct DockerSut {
     found: Option<Found>,
     live: Option<Live>,
     watch: Option<Watch>,
+    lock: Option<Lock>,
+    notes: Notes,
 }
 
 impl DockerSut {
@@ -87,7 +90,24 @@ impl DockerSut {
             found: None,
             live: None,
             watch: None,
+            lock: None,
+            notes: Notes::default(),
         }
+    }
+
+    /// Who is told what is parked, so that it is given back when the tool is killed.
+    pub fn set_notes(&mut self, notes: Notes) {
+        self.notes = notes;
+    }
+
+    /// Nobody else works on this container from now on.
+    async fn hold(&mut self, original: &Original) -> Result<(), SutError> {
+        if self.lock.is_none() {
+            let holder = Holder::this(&self.run_id, &format!("container {}", original.name), false);
+            let key = container_key(parking::short(&original.id));
+            self.lock = Some(Lock::container(&key, &holder).await?);
+        }
+        Ok(())
     }
 
     /// Finds the container and refuses what can't be given back. Changes nothing.
@@ -95,6 +115,7 @@ impl DockerSut {
         if self.found.is_none() {
             let all = self.engine.list().await?;
             let original = find::find(&all, &self.target)?;
+            self.hold(&original).await?;
             let json = self.engine.inspect(&original.id).await?;
             let inspect = typed(json, &original.name)?;
             find::check(&original, &inspect, &all)?;
@@ -206,6 +227,10 @@ impl DockerSut {
             self.watch = Some(Watch::begin(&engine, &original).await?);
         }
         let grace = self.known()?.grace;
+        self.notes.send(Note::Parking {
+            id: original.id.clone(),
+            name: original.name.clone(),
+        });
         let parked = parking::park(&engine, &mut original, grace).await;
         self.known()?.original = original;
         parked.map_err(|e| self.redacted(e))
@@ -456,10 +481,8 @@ impl DockerSut {
         if let Some(watch) = &self.watch {
             watch.forget(&live.id);
         }
-        if let Some(found) = &self.found
-            && let Err(e) = self.record(&found.original, Step::Teardown, live.trial)
-        {
-            tracing::warn!("cannot write the parking record: {e}");
+        if let Some(found) = &self.found {
+            self.note(&found.original, Step::Teardown, live.trial);
         }
         let gone = parking::remove_trials(&self.engine, &[(live.id.clone(), String::new())]).await;
         gone.map_err(|e| self.redacted(e))?;
@@ -481,7 +504,6 @@ impl Sut for DockerSut {
             today,
             identity: found.inspect.image.clone().unwrap_or_default(),
             secrets: found.redactor.secrets(),
-            lock_keys: vec![format!("container-{}", parking::short(&found.original.id))],
             ..SutFacts::default()
         };
         place::check(&spec_url, found)?;
@@ -550,39 +572,25 @@ impl Sut for DockerSut {
     }
 
     async fn restore(&mut self) -> Result<Option<String>, SutError> {
-        let Some(found) = self.found.clone() else {
+        let Some(original) = self.parked().await? else {
             return Ok(None);
         };
         self.watch = None;
-        let write = |step| {
-            if let Err(e) = self.record(&found.original, step, 0) {
-                // Giving back goes before writing about it.
-                tracing::warn!("cannot write the parking record: {e}");
-            }
-        };
-        let filter = Filter::Originals(vec![found.original.id.clone()]);
+        let filter = Filter::Originals(vec![original.id.clone()]);
+        self.note(&original, Step::Restore, 0);
         let mut pause = Duration::from_secs(1);
         for attempt in 1..=RESTORE_TRIES {
-            let all = self.engine.list().await;
-            let nothing = all
-                .as_ref()
-                .is_ok_and(|all| parking::observe(all, &filter).is_empty());
-            if nothing {
-                self.live = None;
-                return Ok(None);
-            }
-            write(Step::Restore);
             match parking::restore_all(&self.engine, &filter).await {
                 Ok(done) => {
-                    write(Step::Restored);
+                    self.note(&original, Step::Restored, 0);
+                    self.notes.send(Note::GivenBack { id: original.id });
                     self.live = None;
                     self.found = None;
-                    return Ok(Some(
-                        done.into_iter().map(|r| r.what).collect::<Vec<_>>().join("; "),
-                    ));
+                    let said: Vec<String> = done.into_iter().map(|r| r.what).collect();
+                    return Ok(Some(said.join("; ")).filter(|s| !s.is_empty()));
                 }
                 Err(RestoreError::Away(e)) if attempt == RESTORE_TRIES => {
-                    return Err(away_at_restore(&found.original, &self.redact(&e.to_string())));
+                    return Err(away_at_restore(&original, &self.redact(&e.to_string())));
                 }
                 Err(RestoreError::Away(_)) => tokio::time::sleep(pause).await,
                 Err(e) => return Err(e.into()),
@@ -590,6 +598,41 @@ impl Sut for DockerSut {
             pause *= 2;
         }
         Ok(None)
+    }
+}
+
+impl DockerSut {
+    /// The container that there is something to give back for: ours, or what an earlier run left parked.
+    async fn parked(&mut self) -> Result<Option<Original>, SutError> {
+        let known = self.found.as_ref().map(|f| f.original.clone());
+        let all = match (self.engine.list().await, known) {
+            (Ok(all), _) => all,
+            // It can't be seen whether there is something to do: assume so.
+            (Err(_), Some(original)) if original.is_parked => return Ok(Some(original)),
+            (Err(e), _) => return Err(e.into()),
+        };
+        let found = match &self.found {
+            Some(f) => Some(f.original.clone()),
+            // Not found, or not one: preflight says so.
+            None => find::find(&all, &self.target).ok(),
+        };
+        let Some(original) = found else {
+            return Ok(None);
+        };
+        let filter = Filter::Originals(vec![original.id.clone()]);
+        if parking::observe(&all, &filter).is_empty() {
+            self.live = None;
+            return Ok(None);
+        }
+        self.hold(&original).await?;
+        Ok(Some(original))
+    }
+
+    fn note(&self, original: &Original, step: Step, trial: u32) {
+        if let Err(e) = self.record(original, step, trial) {
+            // Giving back goes before writing about it.
+            tracing::warn!("cannot write the parking record: {e}");
+        }
     }
 }
 

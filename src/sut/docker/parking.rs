@@ -27,6 +27,8 @@ const RUNNING: &str = ".autotune-parked-running";
 const STOPPED: &str = ".autotune-parked-stopped";
 /// Docker's own grace period between stop signal and SIGKILL.
 const DOCKER_GRACE: Duration = Duration::from_secs(10);
+/// Bounds the wait for a container whose own grace period is not known.
+const LONG_GRACE: Duration = Duration::from_secs(60);
 /// Pauses before the second and third attempt to start.
 const START_PAUSES: [Duration; 3] = [
     Duration::ZERO,
@@ -182,6 +184,8 @@ pub struct Restored {
     pub name: String,
     /// Its id.
     pub id: String,
+    /// Whether it runs now, as it did before it was parked.
+    pub runs: bool,
     /// One sentence for people.
     pub what: String,
 }
@@ -250,6 +254,7 @@ async fn restore_one(engine: &Engine, parked: &Parked) -> Result<Restored, Resto
         return Ok(Restored {
             name: o.name.clone(),
             id: o.id.clone(),
+            runs: false,
             what: format!(
                 "the trial of {} is removed; the container itself was removed by somebody: {}",
                 o.name,
@@ -260,6 +265,11 @@ async fn restore_one(engine: &Engine, parked: &Parked) -> Result<Restored, Resto
     if o.is_parked {
         // The old name comes last: as long as the parked one is there, a repeat knows what is left to do.
         if o.was_running {
+            if parked.is_up {
+                // A stop that the tool asked for just before it was killed may be under way: starting would find it
+                // running, and then it ends. Stopping waits for that.
+                engine.stop(&o.id, None, LONG_GRACE).await.map_err(stuck)?;
+            }
             start(engine, &o.id).await.map_err(stuck)?;
         }
         engine.rename(&o.id, &o.name).await.map_err(stuck)?;
@@ -270,7 +280,7 @@ async fn restore_one(engine: &Engine, parked: &Parked) -> Result<Restored, Resto
 /// Stops our trials, so that they can say goodbye to their database, and removes them with their anonymous volumes.
 pub async fn remove_trials(engine: &Engine, trials: &[(String, String)]) -> Result<(), EngineError> {
     for (id, _) in trials {
-        match engine.stop(id, None, Duration::from_secs(60)).await {
+        match engine.stop(id, None, LONG_GRACE).await {
             // A trial that takes longer than the deadline, or can't be stopped, is removed by force.
             Ok(())
             | Err(
@@ -328,6 +338,7 @@ async fn verify(engine: &Engine, parked: &Parked) -> Result<Restored, RestoreErr
         None => Ok(Restored {
             name: o.name.clone(),
             id: o.id.clone(),
+            runs: o.was_running,
             what: format!(
                 "container {} is back ({})",
                 o.name,

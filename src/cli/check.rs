@@ -1,0 +1,365 @@
+//! `autotune check`: what a study would do, how much of its space is legal, and how long it will take.
+//!
+//! The plan is a pure function of the spec; what preflight found is added by the caller. Nothing is changed.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Global;
+use crate::exit::{self, ExitError};
+use crate::space::{Binding, Limit, Parameter, legal_share};
+use crate::spec::{DockerRef, Objective, StudySpec, SutKind};
+use crate::sut::{self, Sut, SutFacts};
+use crate::units::show_duration;
+
+/// Flags of `check`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Example:\n  autotune check --space experiments/pool.toml")]
+pub struct CheckArgs {
+    /// The space file.
+    #[arg(long, value_name = "FILE", env = "AUTOTUNE_SPACE")]
+    space: PathBuf,
+    /// Folder of results.
+    #[arg(long, value_name = "DIR", env = "AUTOTUNE_RESULTS")]
+    results: Option<PathBuf>,
+}
+
+/// The command: reads the file, looks at the service, prints; changes nothing.
+pub(super) async fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<u8> {
+    let spec = super::run::load(&args.space)?;
+    let folder = args
+        .results
+        .clone()
+        .unwrap_or_else(|| spec.results.clone())
+        .join(&spec.name);
+    check(spec, &folder, global).await
+}
+
+/// What a run of `spec` into `folder` would find and do.
+pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -> anyhow::Result<u8> {
+    let facts = match &spec.sut {
+        Some(s) => {
+            let mut sut = sut::open(s, "check", folder)?;
+            Some(
+                sut.preflight(&spec.space.parameters)
+                    .await
+                    .map_err(ExitError::from)?,
+            )
+        }
+        None => None,
+    };
+    if let Some(f) = &facts {
+        spec.set_baselines(&f.today)
+            .map_err(|e| ExitError::new(exit::DATA, e))?;
+    }
+    show(
+        &plan(&spec),
+        facts.as_ref(),
+        global.json,
+        &mut std::io::stdout().lock(),
+    )?;
+    Ok(exit::OK)
+}
+
+/// A parameter in words.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlannedParameter {
+    /// Name.
+    pub name: String,
+    /// "1 to 80".
+    pub range: String,
+    /// What it sets: "POOL_SIZE", "memory limit (MiB)".
+    pub sets: String,
+    /// Today's value; None: read from the service.
+    pub baseline: Option<String>,
+}
+
+/// What a study would do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// Its name.
+    pub study: String,
+    /// What is deployed, in words.
+    pub sut: Option<String>,
+    /// What is searched.
+    pub parameters: Vec<PlannedParameter>,
+    /// All configs; None where a parameter is continuous.
+    pub configs: Option<u64>,
+    /// Legal configs: counted, or estimated.
+    pub legal: Option<u64>,
+    /// Legal share, and its 95 % interval.
+    pub legal_share: f64,
+    /// 95 % interval of the legal share.
+    pub legal_share_interval: [f64; 2],
+    /// Whether the legal configs were counted one by one.
+    pub counted: bool,
+    /// What is wanted, in words.
+    pub objective: String,
+    /// Typical length of a trial, seconds.
+    pub trial_s: f64,
+    /// Kept for the finals, seconds.
+    pub finals_s: f64,
+    /// Trials that fit.
+    pub trials: Option<u64>,
+    /// Longest run time, seconds: the budget, or what the trials take.
+    pub seconds: Option<f64>,
+    /// What is odd but no mistake.
+    pub warnings: Vec<String>,
+    /// Hash of everything that makes trials comparable.
+    pub hash: String,
+}
+
+/// Configs in a round of the finals: the best three and the baseline.
+const FINALISTS: f64 = 4.0;
+/// A capacity search besides its confirmation, seconds: simulated 22 to 33 with 30 s confirmations (growth, refinement
+/// and drains; docs: how it measures).
+const SEARCH_S: f64 = 27.0;
+
+/// Plans `spec`, whose seed serves the estimate of the legal share.
+#[must_use]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss
+)]
+pub fn plan(spec: &StudySpec) -> Plan {
+    let share = legal_share(&spec.space, spec.seed);
+    let confirm = spec.capacity.confirm.as_secs_f64();
+    let deploy = deploy_s(spec);
+    let trial_s =
+        deploy + spec.capacity.warm_up.as_secs_f64().min(10.0) + SEARCH_S.min(3.0 * confirm) + confirm;
+    let round = FINALISTS * (deploy + 5.0 + confirm);
+    let finals_s = spec
+        .confirm
+        .reserve
+        .map_or(f64::from(spec.confirm.pairs) * round, |r| r.as_secs_f64());
+    let fit = spec
+        .budget
+        .map(|b| ((b.as_secs_f64() - finals_s) / trial_s).max(0.0) as u64);
+    let trials = [
+        fit,
+        spec.trials.map(u64::from),
+        share.legal.filter(|_| share.exact),
+    ]
+    .into_iter()
+    .flatten()
+    .min();
+    let needed = trials.map(|n| n as f64 * trial_s + finals_s);
+    let seconds = match (spec.budget.map(|b| b.as_secs_f64()), needed) {
+        (Some(b), Some(n)) => Some(b.min(n.max(trial_s))),
+        (b, n) => b.or(n),
+    };
+    let mut warnings = spec.warnings.clone();
+    if fit.is_some_and(|n| n < 5) {
+        warnings.push(format!(
+            "about {} trials fit into the budget: a trial takes about {}, the finals {}",
+            fit.unwrap_or(0),
+            show_duration(Duration::from_secs_f64(trial_s)),
+            show_duration(Duration::from_secs_f64(finals_s)),
+        ));
+    }
+    Plan {
+        study: spec.name.clone(),
+        sut: spec
+            .sut
+            .as_ref()
+            .map(|s| format!("{} at {}", kind(&s.kind), s.url)),
+        parameters: spec.space.parameters.iter().map(|p| planned(p, spec)).collect(),
+        configs: share.total,
+        legal: share.legal,
+        legal_share: share.share,
+        legal_share_interval: share.interval,
+        counted: share.exact,
+        objective: match (&spec.objective, &spec.space.cost) {
+            (Objective::CostAt(rate), _) => format!("the cheapest config that carries {rate}"),
+            (Objective::SustainableRps, Some(cost)) => {
+                format!(
+                    "the highest sustainable rate; within its noise the lowest {}",
+                    cost.text()
+                )
+            }
+            (Objective::SustainableRps, None) => "the highest sustainable rate".into(),
+        },
+        trial_s,
+        finals_s,
+        trials,
+        seconds,
+        warnings,
+        hash: spec.hash.clone(),
+    }
+}
+
+/// Stopping, starting and getting ready, seconds: about 3 for a container (stop 1, start 0.4, ready 1 to 3.7).
+fn deploy_s(spec: &StudySpec) -> f64 {
+    match spec.sut.as_ref().map(|s| &s.kind) {
+        Some(SutKind::Docker(_)) => 3.0,
+        Some(SutKind::Command { .. }) => 10.0,
+        Some(SutKind::Process { .. } | SutKind::Demo) => 1.0,
+        Some(SutKind::Simulated { .. }) | None => 0.0,
+    }
+}
+
+fn kind(kind: &SutKind) -> String {
+    match kind {
+        SutKind::Docker(DockerRef::Service { service, project }) => {
+            let of = project
+                .as_ref()
+                .map_or(String::new(), |p| format!(" of project {p}"));
+            format!("compose service {service}{of}")
+        }
+        SutKind::Docker(DockerRef::Container(name)) => format!("container {name}"),
+        SutKind::Process { command } => format!("process {}", command.first().map_or("", String::as_str)),
+        SutKind::Command { deploy, .. } => format!("command {}", deploy.first().map_or("", String::as_str)),
+        SutKind::Simulated { model } => format!("simulated service {model}"),
+        SutKind::Demo => "the built-in demo API".into(),
+    }
+}
+
+fn planned(p: &Parameter, spec: &StudySpec) -> PlannedParameter {
+    let sets = match &p.binding {
+        Binding::Env(name) => name.clone(),
+        Binding::Limit(Limit::Cpus) => "CPU limit (cores)".into(),
+        Binding::Limit(Limit::Memory) => "memory limit (MiB)".into(),
+        Binding::Limit(Limit::CpuReservation) => "CPU reservation (cores)".into(),
+        Binding::Limit(Limit::MemoryReservation) => "memory reservation (MiB)".into(),
+        Binding::Replicas => "instances".into(),
+        Binding::Unbound => "nothing here".into(),
+    };
+    let unknown = spec.baseline_unknown.contains(&p.name);
+    PlannedParameter {
+        name: p.name.clone(),
+        range: p.domain.to_string(),
+        sets,
+        baseline: (!unknown).then(|| p.baseline.to_string()),
+    }
+}
+
+/// Writes the plan and what preflight found: lines for people, or one JSON document.
+pub fn show(plan: &Plan, facts: Option<&SutFacts>, json: bool, out: &mut dyn Write) -> std::io::Result<()> {
+    if json {
+        let found =
+            facts.map(|f| serde_json::json!({ "found": f.lines, "warnings": f.warnings, "today": f.today }));
+        let document = serde_json::json!({ "plan": plan, "preflight": found });
+        return writeln!(out, "{document:#}");
+    }
+    for line in lines(plan) {
+        writeln!(out, "{line}")?;
+    }
+    for line in facts.into_iter().flat_map(|f| &f.lines) {
+        writeln!(out, "{line}")?;
+    }
+    for warning in plan
+        .warnings
+        .iter()
+        .chain(facts.into_iter().flat_map(|f| &f.warnings))
+    {
+        writeln!(out, "warning: {warning}")?;
+    }
+    Ok(())
+}
+
+fn lines(plan: &Plan) -> Vec<String> {
+    let time = |s: f64| show_duration(Duration::from_secs_f64(s.clamp(0.0, 1e9)));
+    let mut out = vec![format!("study {}: {}", plan.study, plan.objective)];
+    out.extend(plan.sut.iter().map(|s| format!("deploys {s}")));
+    let width = plan.parameters.iter().map(|p| p.name.len()).max().unwrap_or(0);
+    for p in &plan.parameters {
+        let today = p.baseline.as_deref().unwrap_or("read from the service");
+        out.push(format!(
+            "  {:width$}  {} -> {}, today {today}",
+            p.name, p.range, p.sets
+        ));
+    }
+    let percent = plan.legal_share * 100.0;
+    out.push(match (plan.counted, plan.legal, plan.configs) {
+        (true, Some(legal), Some(all)) => format!("{legal} of {all} configs are legal ({percent:.1} %)"),
+        (_, Some(legal), Some(all)) => {
+            let [lo, hi] = plan.legal_share_interval.map(|x| x * 100.0);
+            format!("about {legal} of {all} configs are legal ({percent:.1} %, 95 % interval {lo:.1} to {hi:.1} %)")
+        }
+        _ => format!("about {percent:.1} % of the space is legal"),
+    });
+    let trials = plan
+        .trials
+        .map_or(String::new(), |n| format!("about {n} trials of "));
+    let end = plan
+        .seconds
+        .map_or(String::new(), |s| format!("; {} at most in all", time(s)));
+    out.push(format!(
+        "{trials}{} each, finals {}{end}",
+        time(plan.trial_s),
+        time(plan.finals_s)
+    ));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str) -> StudySpec {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("experiments/{name}.toml"));
+        crate::spec::load(&path, &|_| None).unwrap()
+    }
+
+    fn shown(name: &str) -> String {
+        let mut out = Vec::new();
+        show(&plan(&spec(name)), None, false, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    /// Fails when smoke.toml no longer fits into its four minutes.
+    #[test]
+    fn smoke_fits_its_budget() {
+        let p = plan(&spec("smoke"));
+        assert_eq!(p.trials, Some(5), "{p:?}");
+        assert!(p.counted && p.seconds.unwrap() <= 240.0, "{p:?}");
+        assert!(p.warnings.is_empty(), "{:?}", p.warnings);
+        // 39 pool sizes x 11 overflows, less the pairs above 45: 1 + 2 + 3 + 4 + 5.
+        assert_eq!((p.configs, p.legal), (Some(429), Some(414)));
+    }
+
+    #[test]
+    fn a_night_has_hundreds_of_trials() {
+        let p = plan(&spec("pool"));
+        assert!(p.trials.is_some_and(|n| (200..600).contains(&n)), "{p:?}");
+        // Pool and overflow with a sum of at most 90: evenly over the grid, not over the log scale.
+        let pairs = 80.0 * 81.0;
+        let legal = (1..=80)
+            .map(|pool| f64::from((90 - pool).min(80) + 1))
+            .sum::<f64>()
+            / pairs;
+        assert!(!p.counted, "{p:?}");
+        assert!(
+            p.legal_share_interval[0] <= legal && legal <= p.legal_share_interval[1],
+            "{legal} {p:?}"
+        );
+        let text = shown("pool");
+        assert!(text.contains("POOL_SIZE, today read from the service"), "{text}");
+    }
+
+    #[test]
+    fn a_budget_that_is_too_short_is_said() {
+        let mut s = spec("pool");
+        s.budget = Some(Duration::from_secs(300));
+        assert!(plan(&s).warnings.iter().any(|w| w.contains("trials fit")));
+    }
+
+    #[test]
+    fn json_is_one_document() {
+        let mut out = Vec::new();
+        show(
+            &plan(&spec("quickstart")),
+            Some(&SutFacts::default()),
+            true,
+            &mut out,
+        )
+        .unwrap();
+        let v: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(v["plan"]["study"], "demo");
+        assert!(v["preflight"]["found"].is_array());
+    }
+}

@@ -1,0 +1,208 @@
+//! `report`, `export`, `compare`, `runs`: what can be said of finished studies, from their journals alone.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use crate::exit::{self, ExitError};
+use crate::report::{self, ExportError, FinalDecision, Format};
+use crate::results::{self, Study};
+use crate::store::{self, Sqlite};
+
+/// Arguments of `report`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example:\n  autotune report results/pool    writes report.html, the CSVs and the recommendation again"
+)]
+pub struct ReportArgs {
+    /// The study's folder.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example:\n  autotune export results/pool --format compose > docker-compose.recommended.yml"
+)]
+pub struct ExportArgs {
+    /// The study's folder.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The form.
+    #[arg(long, value_enum, env = "AUTOTUNE_FORMAT")]
+    pub format: ExportFormat,
+    /// Export the best candidate although it was not found better; its header says so.
+    #[arg(long, env = "AUTOTUNE_FORCE")]
+    pub force: bool,
+}
+
+/// Forms of `export`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// KEY=VALUE lines of the tuned variables.
+    Env,
+    /// An override for docker compose.
+    Compose,
+    /// A Python snippet for the engine's pool.
+    Sqlalchemy,
+    /// A patch of a Deployment.
+    Kubernetes,
+    /// Everything, for scripts.
+    Json,
+    /// A journal file for optuna-dashboard.
+    Optuna,
+}
+
+impl From<ExportFormat> for Format {
+    fn from(f: ExportFormat) -> Self {
+        match f {
+            ExportFormat::Env => Self::Env,
+            ExportFormat::Compose => Self::Compose,
+            ExportFormat::Sqlalchemy => Self::Sqlalchemy,
+            ExportFormat::Kubernetes => Self::Kubernetes,
+            ExportFormat::Json => Self::Json,
+            ExportFormat::Optuna => Self::Optuna,
+        }
+    }
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example:\n  autotune compare results/pool.1 results/pool    what the second study's recommendation is worth against the first's"
+)]
+pub struct CompareArgs {
+    /// The first study's folder.
+    #[arg(value_name = "FIRST")]
+    pub first: PathBuf,
+    /// The second's.
+    #[arg(value_name = "SECOND")]
+    pub second: PathBuf,
+}
+
+/// Arguments of `runs`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  autotune runs --results results")]
+pub struct RunsArgs {
+    /// The folder of studies.
+    #[arg(long, value_name = "DIR", default_value = "results", env = "AUTOTUNE_RESULTS")]
+    pub results: PathBuf,
+}
+
+async fn read(dir: &Path) -> Result<(Sqlite, Study), ExitError> {
+    let journal = Sqlite::open_read_only(dir).await?;
+    let study = Study::read(&journal).await?;
+    Ok((journal, study))
+}
+
+/// Writes to stdout; a reader that went away (`| head`) is no error.
+fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+    print(format!("{value:#}\n").as_bytes())
+}
+
+/// `autotune report DIR`: writes the derived files again and says what they say.
+pub async fn report(args: &ReportArgs, json: bool) -> anyhow::Result<u8> {
+    let (journal, study) = read(&args.dir).await?;
+    let summary = study.summary();
+    results::write_all(&args.dir, &report::files(&summary)?).map_err(ExitError::from)?;
+    journal.close().await;
+    if json {
+        print_json(&report::summary_json(&summary))?;
+    } else {
+        let page = args.dir.join("report.html");
+        print(format!("{}\n{}\n", summary.headline(), page.display()).as_bytes())?;
+    }
+    Ok(exit::OK)
+}
+
+/// `autotune export DIR --format FORM`: the recommendation in another tool's form, to stdout.
+pub async fn export(args: &ExportArgs) -> anyhow::Result<u8> {
+    let (journal, study) = read(&args.dir).await?;
+    journal.close().await;
+    let bytes = report::export(&study.summary(), args.format.into(), args.force).map_err(|e| match e {
+        ExportError::NoWin(_) => ExitError::new(exit::NO_GAIN, e.to_string()),
+        ExportError::Unsuited(_) => ExitError::new(exit::USAGE, e.to_string()),
+        ExportError::Render(_) => ExitError::new(exit::SOFTWARE, e.to_string()),
+    })?;
+    print(&bytes)?;
+    Ok(exit::OK)
+}
+
+/// `autotune compare FIRST SECOND`: the second's recommendation against the first's.
+pub async fn compare(args: &CompareArgs, json: bool) -> anyhow::Result<u8> {
+    let (ja, a) = read(&args.first).await?;
+    let (jb, b) = read(&args.second).await?;
+    ja.close().await;
+    jb.close().await;
+    let found = report::compare(&a.summary(), &b.summary());
+    if json {
+        print_json(&serde_json::to_value(&found)?)?;
+    } else {
+        let remarks: String = found.remarks.iter().map(|r| format!("  note: {r}\n")).collect();
+        print(format!("{}: {}\n{remarks}", found.verdict, found.words).as_bytes())?;
+    }
+    Ok(exit::OK)
+}
+
+/// `autotune runs`: the studies of a folder.
+pub async fn runs(args: &RunsArgs, json: bool) -> anyhow::Result<u8> {
+    let entries = store::list(&args.results).await.map_err(ExitError::from)?;
+    let mut rows = Vec::new();
+    for e in &entries {
+        let decision = e
+            .decision
+            .clone()
+            .and_then(|d| serde_json::from_value::<FinalDecision>(d).ok());
+        let (state, begun) = match &e.meta {
+            Ok(Some(m)) => (
+                decision
+                    .as_ref()
+                    .map_or("not confirmed", |d| d.verdict.name())
+                    .to_owned(),
+                m.created_at.clone(),
+            ),
+            Ok(None) => ("not begun".to_owned(), String::new()),
+            Err(why) => (format!("unreadable: {why}"), String::new()),
+        };
+        let gain = decision.as_ref().map(|d| d.gain[1]);
+        rows.push(json!({ "dir": e.dir, "state": state, "trials": e.trials, "gain": gain, "begun": begun }));
+    }
+    if json {
+        print_json(&json!({ "studies": rows }))?;
+        return Ok(exit::OK);
+    }
+    if entries.is_empty() {
+        print(format!("no studies in {}\n", args.results.display()).as_bytes())?;
+        return Ok(exit::OK);
+    }
+    let text: String = rows
+        .iter()
+        .map(|r| {
+            let s = |k: &str| r[k].as_str().unwrap_or_default().to_owned();
+            let gain = r["gain"]
+                .as_f64()
+                .map_or(String::new(), |g| format!("{:+.1} %", g * 100.0));
+            format!(
+                "{:<32} {:>5} trials  {:>9}  {:<20} {}\n",
+                report::clean(&s("dir"), 200),
+                r["trials"],
+                gain,
+                report::clean(&s("begun"), 40),
+                report::clean(&s("state"), 300)
+            )
+        })
+        .collect();
+    print(text.as_bytes())?;
+    Ok(exit::OK)
+}

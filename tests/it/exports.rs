@@ -1,0 +1,275 @@
+//! Exports and comparisons, as other programs read them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use autotune::report::{ExportError, FinalVerdict, Format, compare, export};
+use autotune::space::{Binding, Domain, Limit, Parameter, Value};
+
+use crate::report::study;
+use crate::synthetic::{Synthetic, int};
+
+/// A Python that has `module`: the project's own environment first. None, with the reason on stderr.
+fn python_with(module: &str) -> Option<PathBuf> {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
+    let named = std::env::var_os("AUTOTUNE_TEST_PYTHON").map(PathBuf::from);
+    let found = named
+        .into_iter()
+        .chain([own, PathBuf::from("python3")])
+        .find(|python| {
+            let import = format!("import {module}");
+            Command::new(python)
+                .args(["-c", &import])
+                .output()
+                .is_ok_and(|o| o.status.success())
+        });
+    if found.is_none() {
+        eprintln!(
+            "skipped: no python with {module} (python3 -m venv target/venv && target/venv/bin/pip install {module})"
+        );
+    }
+    found
+}
+
+fn run(python: &PathBuf, script: &str, input: &std::path::Path) -> serde_json::Value {
+    let out = Command::new(python)
+        .args(["-W", "ignore", "-c", script])
+        .arg(input)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// Breaks when the real Optuna, which its dashboard reads through, sees another study than ours.
+#[tokio::test]
+async fn optuna_opens_its_journal() {
+    let mut study = study(Synthetic {
+        trials: 40,
+        ..Synthetic::default()
+    })
+    .await;
+    study.space.parameters.push(Parameter {
+        name: "timeout".into(),
+        domain: Domain::Float {
+            low: 0.1,
+            high: 10.0,
+            step: None,
+            log: true,
+        },
+        baseline: Value::Float(1.0),
+        binding: Binding::Unbound,
+        only_if: None,
+    });
+    for t in &mut study.trials {
+        t.config.set("timeout", Value::Float(0.7));
+    }
+    let s = study.summary();
+    let bytes = export(&s, Format::Optuna, false).unwrap();
+    for line in String::from_utf8(bytes.clone()).unwrap().lines() {
+        let _: serde_json::Value = serde_json::from_str(line).unwrap();
+    }
+    let Some(python) = python_with("optuna") else {
+        return;
+    };
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal.log");
+    std::fs::write(&path, bytes).unwrap();
+    let script = r#"
+import json, sys, optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+storage = JournalStorage(JournalFileBackend(sys.argv[1]))
+name = optuna.get_all_study_names(storage)[0]
+study = optuna.load_study(study_name=name, storage=storage)
+print(json.dumps({"name": name, "best": study.best_value, "params": study.best_params, "direction": study.direction.name,
+    "states": [t.state.name for t in study.trials], "evidence": study.user_attrs["evidence"],
+    "importances": len(optuna.importance.get_param_importances(study)) if len(study.trials) else 0,
+    "duration": study.trials[0].duration.total_seconds()}))
+"#;
+    let seen = run(&python, script, &path);
+    assert_eq!(seen["name"].as_str(), Some("shop-api pool"));
+    assert_eq!(seen["direction"].as_str(), Some("MAXIMIZE"));
+    let searched: Vec<_> = s
+        .rows
+        .iter()
+        .filter(|r| r.phase != autotune::trial::TrialPhase::Final)
+        .collect();
+    let states: Vec<&str> = searched
+        .iter()
+        .map(|r| if r.rate_rps.is_some() { "COMPLETE" } else { "FAIL" })
+        .collect();
+    assert_eq!(seen["states"], serde_json::json!(states));
+    let best = searched.iter().filter_map(|r| r.rate_rps).fold(0.0, f64::max);
+    assert!((seen["best"].as_f64().unwrap() - best).abs() < 1e-9);
+    assert_eq!(seen["params"]["timeout"].as_f64(), Some(0.7));
+    assert_eq!(seen["evidence"].as_str(), Some(s.headline().as_str()));
+    assert_eq!(seen["duration"].as_f64(), Some(s.rows[0].seconds));
+}
+
+/// Breaks when the patch is no YAML, a value changes on its way, or Kubernetes would take a text for a number.
+#[tokio::test]
+async fn a_yaml_parser_reads_the_kubernetes_patch() {
+    let mut study = study(Synthetic {
+        trials: 20,
+        ..Synthetic::default()
+    })
+    .await;
+    let p = |name: &str, domain, baseline, binding| Parameter {
+        name: name.into(),
+        domain,
+        baseline,
+        binding,
+        only_if: None,
+    };
+    let awkward = Value::Text("yes: \"$HOME\" #x".into());
+    study.space.parameters.extend([
+        p(
+            "flag",
+            Domain::Choice {
+                values: vec![awkward.clone()],
+            },
+            awkward.clone(),
+            Binding::Env("FLAG".into()),
+        ),
+        p("instances", int(1, 4), Value::Int(1), Binding::Replicas),
+        p(
+            "reserve",
+            int(64, 512),
+            Value::Int(64),
+            Binding::Limit(Limit::MemoryReservation),
+        ),
+    ]);
+    let d = study.decision.as_mut().unwrap();
+    for (k, v) in [
+        ("flag", awkward),
+        ("instances", Value::Int(3)),
+        ("reserve", Value::Int(128)),
+        ("cpus", Value::Float(1.5)),
+        ("memory", Value::Int(768)),
+    ] {
+        d.config.set(k, v);
+    }
+    let bytes = export(&study.summary(), Format::Kubernetes, false).unwrap();
+    let Some(python) = python_with("yaml") else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("patch.yaml");
+    std::fs::write(&path, bytes).unwrap();
+    let seen = run(
+        &python,
+        "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))",
+        &path,
+    );
+    assert_eq!(
+        (seen["kind"].as_str(), seen["spec"]["replicas"].as_i64()),
+        (Some("Deployment"), Some(3))
+    );
+    let container = &seen["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["name"].as_str(), Some("api"));
+    let env = container["env"].as_array().unwrap();
+    assert!(env.iter().all(|e| e["value"].is_string()), "{env:?}");
+    assert!(
+        env.contains(&serde_json::json!({ "name": "FLAG", "value": "yes: \"$HOME\" #x" })),
+        "{env:?}"
+    );
+    let resources = serde_json::json!({ "limits": { "cpu": "1.5", "memory": "768Mi" }, "requests": { "memory": "128Mi" } });
+    assert_eq!(container["resources"], resources);
+}
+
+/// Breaks when the snippet is no Python, or misses a setting of the pool.
+#[tokio::test]
+async fn the_sqlalchemy_snippet_is_python() {
+    let study = study(Synthetic {
+        trials: 20,
+        ..Synthetic::default()
+    })
+    .await;
+    let s = study.summary();
+    let text = String::from_utf8(export(&s, Format::Sqlalchemy, false).unwrap()).unwrap();
+    let config = s.recommended().unwrap();
+    for name in ["pool_size", "max_overflow"] {
+        assert!(
+            text.contains(&format!("    {name}={},\n", config.get(name).unwrap())),
+            "{text}"
+        );
+    }
+    assert!(
+        text.contains("# also: cpus = ") && text.contains("95 % interval"),
+        "{text}"
+    );
+    let Some(python) = python_with("ast") else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("engine.py");
+    std::fs::write(&path, text).unwrap();
+    let script = "import ast, sys; tree = ast.parse(open(sys.argv[1]).read()); print(len(tree.body[-1].value.keywords))";
+    assert_eq!(run(&python, script, &path), 2);
+}
+
+/// Breaks when a config that did not win can be carried to production without being asked for.
+#[tokio::test]
+async fn exports_are_refused_without_a_win_unless_forced() {
+    let mut study = study(Synthetic {
+        trials: 20,
+        ..Synthetic::default()
+    })
+    .await;
+    study.decision.as_mut().unwrap().verdict = FinalVerdict::NoGain;
+    let s = study.summary();
+    let candidate = study
+        .decision
+        .as_ref()
+        .unwrap()
+        .config
+        .get("pool_size")
+        .unwrap()
+        .clone();
+    for format in [
+        Format::Env,
+        Format::Compose,
+        Format::Sqlalchemy,
+        Format::Kubernetes,
+    ] {
+        assert!(
+            matches!(export(&s, format, false), Err(ExportError::NoWin(_))),
+            "{format:?}"
+        );
+        let text = String::from_utf8(export(&s, format, true).unwrap()).unwrap();
+        assert!(
+            text.contains("# NOT RECOMMENDED") && text.contains("# No gain: keep today's"),
+            "{text}"
+        );
+        assert!(text.contains(&candidate.to_string()), "{text}");
+    }
+    for format in [Format::Json, Format::Optuna] {
+        assert!(export(&s, format, false).is_ok(), "data is data");
+    }
+    let json: serde_json::Value = serde_json::from_slice(&export(&s, Format::Json, false).unwrap()).unwrap();
+    assert_eq!(json["verdict"].as_str(), Some("no_gain"));
+    assert_eq!(json["config"], json["today"], "a forced export changes no other");
+    assert_eq!(json["trials"].as_array().unwrap().len(), study.trials.len());
+}
+
+/// Breaks when equal studies are told apart, a real difference is missed, or other loads are compared silently.
+#[tokio::test]
+async fn studies_are_compared_by_their_finals() {
+    let a = study(Synthetic {
+        trials: 20,
+        ..Synthetic::default()
+    })
+    .await;
+    let same = compare(&a.summary(), &a.summary());
+    assert_eq!((same.verdict, same.remarks.len()), ("same", 0));
+    let mut b = a.clone();
+    b.decision.as_mut().unwrap().verdict = FinalVerdict::NoGain; // recommends today's
+    let worse = compare(&a.summary(), &b.summary());
+    assert_eq!(worse.verdict, "worse");
+    assert!(worse.difference.unwrap()[2] < -0.3, "{worse:?}");
+    assert_eq!(compare(&b.summary(), &a.summary()).verdict, "better");
+    b.meta.section_hashes.insert("load".into(), "other".into());
+    assert_eq!(
+        compare(&a.summary(), &b.summary()).remarks,
+        ["[load] differs: the rates may not mean the same"]
+    );
+    b.trials.retain(|t| t.round.is_none());
+    assert_eq!(compare(&a.summary(), &b.summary()).verdict, "unknown");
+}

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::space::{Config, Domain, Space};
+use crate::space::{Config, Domain, Space, all_configs};
 
 /// Ratio of bounds from which a range is searched on a log scale.
 const LOG_FROM: f64 = 8.0;
@@ -118,33 +118,8 @@ impl Field {
 
     /// All legal configs, where the grid is small enough to walk.
     pub(super) fn enumerate(&self) -> Option<Vec<Config>> {
-        let size = self.space.grid_size().filter(|n| *n <= ENUMERABLE)?;
-        let sizes: Vec<u64> = self
-            .space
-            .parameters
-            .iter()
-            .map(|p| p.domain.size().unwrap_or(1))
-            .collect();
-        let mut seen = HashSet::new();
-        let mut all = Vec::new();
-        for mut index in 0..size {
-            let full: Config = self
-                .space
-                .parameters
-                .iter()
-                .zip(&sizes)
-                .filter_map(|(p, n)| {
-                    let k = index % n;
-                    index /= n;
-                    Some((p.name.clone(), p.domain.nth(k)?))
-                })
-                .collect();
-            // Through the coordinates, so that inactive parameters are left out.
-            let config = self.space.decode(&self.space.encode(&full));
-            if self.space.is_legal(&config) && seen.insert(config.key()) {
-                all.push(config);
-            }
-        }
+        let mut all = all_configs(&self.space, ENUMERABLE)?;
+        all.retain(|c| self.space.is_legal(c));
         Some(all)
     }
 
@@ -184,62 +159,10 @@ impl Field {
     }
 }
 
-/// How much of a space is legal.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LegalShare {
-    /// Legal share of the points that were looked at, 0..=1.
-    pub share: f64,
-    /// Number of legal configs: exact for a small grid, an estimate for a large one, None where a parameter
-    /// is continuous.
-    pub configs: Option<u64>,
-    /// Whether every config was looked at.
-    pub exact: bool,
-}
-
-/// How many configs of `space` are legal: counted on a small grid, estimated from 4,096 Sobol points else.
-#[must_use]
-#[allow(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss
-)]
-pub fn legal_share(space: &Space) -> LegalShare {
-    let field = Field { space: space.clone() };
-    if let (Some(all), Some(size)) = (field.enumerate(), space.grid_size()) {
-        return LegalShare {
-            share: all.len() as f64 / size.max(1) as f64,
-            configs: Some(all.len() as u64),
-            exact: true,
-        };
-    }
-    let points = 4_096;
-    let legal = (0..points)
-        .filter(|i| field.legal_at(&field.sobol(*i, 0)).is_some())
-        .count();
-    let share = legal as f64 / f64::from(points);
-    LegalShare {
-        share,
-        configs: space.grid_size().map(|n| (n as f64 * share).round() as u64),
-        exact: false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::optimizer::conformance::spaces;
-
-    #[test]
-    fn what_is_enumerated_is_what_is_legal_and_counted() {
-        for space in spaces::all() {
-            let field = Field::new(&space);
-            let Some(all) = field.enumerate() else { continue };
-            assert!(all.iter().all(|c| space.is_legal(c)));
-            let share = legal_share(&space);
-            assert!(share.exact);
-            assert_eq!(share.configs, Some(all.len() as u64));
-        }
-    }
 
     #[test]
     fn wide_ranges_are_searched_on_a_log_scale_and_keep_their_configs() {

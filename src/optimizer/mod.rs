@@ -28,7 +28,6 @@ mod simple;
 mod conformance;
 
 pub use bayes::GaussianProcess;
-pub use field::{LegalShare, legal_share};
 pub use model_free::ModelFree;
 pub use prior::prior_history;
 pub use recommend::{Candidate, Recommendation, leaders, recommend};

@@ -424,6 +424,9 @@ mod tests {
             matches!(ask(100), Next::SearchOver(_)),
             "nothing would be left for the finals"
         );
-        assert!(finals_reserve(&limits(50), &[baseline.clone()], clock(220)) <= Duration::from_secs(108));
+        assert!(
+            finals_reserve(&limits(50), std::slice::from_ref(&baseline), clock(220))
+                <= Duration::from_secs(108)
+        );
     }
 }

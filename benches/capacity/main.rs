@@ -2,14 +2,18 @@
 //!
 //!     cargo bench --bench capacity -- [--seeds 40] [--noise 2%|5%] [--only NAME] [--no-peers] [--capacity 200]
 #![allow(
+    dead_code,
+    unreachable_pub,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::float_cmp,
     clippy::type_complexity,
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic
-)] // a table on the terminal is its result
+    clippy::panic,
+    clippy::too_many_lines,
+    clippy::needless_pass_by_value
+)] // tables on the terminal are its result
 
 mod peers;
 

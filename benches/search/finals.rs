@@ -23,21 +23,141 @@ struct Case {
 }
 
 const CASES: &[Case] = &[
-    Case { name: "A/A", rates: &[100.0, 100.0], noise: 0.05, believed: 0.05, disturbed: 0.0, pairs: 8, wanted: "win <= 2.5 %" },
-    Case { name: "A/A, 8 % noise, 5 % believed", rates: &[100.0, 100.0], noise: 0.08, believed: 0.05, disturbed: 0.0, pairs: 8, wanted: "win <= 2.5 %" },
-    Case { name: "A/A, 12 % noise, 5 % believed", rates: &[100.0, 100.0], noise: 0.12, believed: 0.05, disturbed: 0.0, pairs: 8, wanted: "win <= 2.5 %" },
-    Case { name: "A/A, some disturbed", rates: &[100.0, 100.0], noise: 0.05, believed: 0.05, disturbed: 0.03, pairs: 8, wanted: "win <= 2.5 %" },
-    Case { name: "A/A in two pairs", rates: &[100.0, 100.0], noise: 0.05, believed: 0.05, disturbed: 0.03, pairs: 2, wanted: "win <= 2.5 %" },
-    Case { name: "A/A in two pairs, 12 % noise", rates: &[100.0, 100.0], noise: 0.12, believed: 0.05, disturbed: 0.0, pairs: 2, wanted: "win <= 2.5 %" },
-    Case { name: "A/A in three pairs, 8 % noise", rates: &[100.0, 100.0], noise: 0.08, believed: 0.05, disturbed: 0.0, pairs: 3, wanted: "win <= 2.5 %" },
-    Case { name: "A/A in four pairs, 8 % noise", rates: &[100.0, 100.0], noise: 0.08, believed: 0.05, disturbed: 0.0, pairs: 4, wanted: "win <= 2.5 %" },
-    Case { name: "flat, three finalists", rates: &[100.0, 100.0, 100.0, 100.0], noise: 0.05, believed: 0.05, disturbed: 0.03, pairs: 8, wanted: "no gain >= 95 %" },
-    Case { name: "gain of 8 %", rates: &[100.0, 108.0], noise: 0.05, believed: 0.05, disturbed: 0.0, pairs: 8, wanted: "win >= 80 %" },
-    Case { name: "gain of 8 %, some disturbed", rates: &[100.0, 108.0], noise: 0.05, believed: 0.05, disturbed: 0.03, pairs: 8, wanted: "" },
-    Case { name: "gain of 8 %, three finalists", rates: &[100.0, 108.0, 106.0, 104.0], noise: 0.05, believed: 0.05, disturbed: 0.0, pairs: 8, wanted: "win >= 80 %" },
-    Case { name: "gain of 20 %, three finalists", rates: &[100.0, 120.0, 118.0, 110.0], noise: 0.05, believed: 0.05, disturbed: 0.03, pairs: 8, wanted: "" },
-    Case { name: "threefold in two pairs", rates: &[100.0, 300.0], noise: 0.08, believed: 0.05, disturbed: 0.03, pairs: 2, wanted: "" },
-    Case { name: "10 % slower", rates: &[100.0, 90.0], noise: 0.05, believed: 0.05, disturbed: 0.0, pairs: 8, wanted: "" },
+    Case {
+        name: "A/A",
+        rates: &[100.0, 100.0],
+        noise: 0.05,
+        believed: 0.05,
+        disturbed: 0.0,
+        pairs: 8,
+        wanted: "win <= 2.5 %",
+    },
+    Case {
+        name: "A/A, 8 % noise, 5 % believed",
+        rates: &[100.0, 100.0],
+        noise: 0.08,
+        believed: 0.05,
+        disturbed: 0.0,
+        pairs: 8,
+        wanted: "win <= 2.5 %",
+    },
+    Case {
+        name: "A/A, 12 % noise, 5 % believed",
+        rates: &[100.0, 100.0],
+        noise: 0.12,
+        believed: 0.05,
+        disturbed: 0.0,
+        pairs: 8,
+        wanted: "win <= 2.5 %",
+    },
+    Case {
+        name: "A/A, some disturbed",
+        rates: &[100.0, 100.0],
+        noise: 0.05,
+        believed: 0.05,
+        disturbed: 0.03,
+        pairs: 8,
+        wanted: "win <= 2.5 %",
+    },
+    Case {
+        name: "A/A in two pairs",
+        rates: &[100.0, 100.0],
+        noise: 0.05,
+        believed: 0.05,
+        disturbed: 0.03,
+        pairs: 2,
+        wanted: "win <= 2.5 %",
+    },
+    Case {
+        name: "A/A in two pairs, 12 % noise",
+        rates: &[100.0, 100.0],
+        noise: 0.12,
+        believed: 0.05,
+        disturbed: 0.0,
+        pairs: 2,
+        wanted: "win <= 2.5 %",
+    },
+    Case {
+        name: "A/A in three pairs, 8 % noise",
+        rates: &[100.0, 100.0],
+        noise: 0.08,
+        believed: 0.05,
+        disturbed: 0.0,
+        pairs: 3,
+        wanted: "win <= 2.5 %",
+    },
+    Case {
+        name: "A/A in four pairs, 8 % noise",
+        rates: &[100.0, 100.0],
+        noise: 0.08,
+        believed: 0.05,
+        disturbed: 0.0,
+        pairs: 4,
+        wanted: "win <= 2.5 %",
+    },
+    Case {
+        name: "flat, three finalists",
+        rates: &[100.0, 100.0, 100.0, 100.0],
+        noise: 0.05,
+        believed: 0.05,
+        disturbed: 0.03,
+        pairs: 8,
+        wanted: "no gain >= 95 %",
+    },
+    Case {
+        name: "gain of 8 %",
+        rates: &[100.0, 108.0],
+        noise: 0.05,
+        believed: 0.05,
+        disturbed: 0.0,
+        pairs: 8,
+        wanted: "win >= 80 %",
+    },
+    Case {
+        name: "gain of 8 %, some disturbed",
+        rates: &[100.0, 108.0],
+        noise: 0.05,
+        believed: 0.05,
+        disturbed: 0.03,
+        pairs: 8,
+        wanted: "",
+    },
+    Case {
+        name: "gain of 8 %, three finalists",
+        rates: &[100.0, 108.0, 106.0, 104.0],
+        noise: 0.05,
+        believed: 0.05,
+        disturbed: 0.0,
+        pairs: 8,
+        wanted: "win >= 80 %",
+    },
+    Case {
+        name: "gain of 20 %, three finalists",
+        rates: &[100.0, 120.0, 118.0, 110.0],
+        noise: 0.05,
+        believed: 0.05,
+        disturbed: 0.03,
+        pairs: 8,
+        wanted: "",
+    },
+    Case {
+        name: "threefold in two pairs",
+        rates: &[100.0, 300.0],
+        noise: 0.08,
+        believed: 0.05,
+        disturbed: 0.03,
+        pairs: 2,
+        wanted: "",
+    },
+    Case {
+        name: "10 % slower",
+        rates: &[100.0, 90.0],
+        noise: 0.05,
+        believed: 0.05,
+        disturbed: 0.0,
+        pairs: 8,
+        wanted: "",
+    },
 ];
 
 const RUNS: u64 = 1_000;
@@ -59,7 +179,13 @@ pub fn table() {
         let share = |i: usize| 100.0 * f64::from(counts[i]) / RUNS as f64;
         println!(
             "{:<34}win {:5.1} %  no gain {:5.1} %  worse {:5.1} %  undecided {:4.1} %  {:5.1} trials   {}",
-            case.name, share(0), share(1), share(2), share(3), trials as f64 / RUNS as f64, case.wanted
+            case.name,
+            share(0),
+            share(1),
+            share(2),
+            share(3),
+            trials as f64 / RUNS as f64,
+            case.wanted
         );
     }
 }
@@ -83,7 +209,11 @@ fn play(case: &Case, seed: u64) -> (FinalVerdict, usize) {
                     last = round;
                 }
                 let i = configs.iter().position(|c| *c == config).unwrap();
-                let lost = if rng.random::<f64>() < case.disturbed { 0.7 } else { 1.0 };
+                let lost = if rng.random::<f64>() < case.disturbed {
+                    0.7
+                } else {
+                    1.0
+                };
                 let rps = case.rates[i] * drift * lost * (case.noise * normal(&mut rng)).exp();
                 done.push(FinalResult {
                     config,

@@ -4,8 +4,25 @@
 //!
 //! `cargo bench --bench search` prints every table; `-- --help` lists the parts. Nothing is measured here but
 //! time: the services are formulas, so any machine gives the same figures for the same seeds.
-#![allow(missing_docs, clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)] // a program for people
-#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::float_cmp,
+    clippy::type_complexity,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    clippy::needless_pass_by_value
+)] // tables on the terminal are its result
+#![allow(missing_docs)] // a program for people
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 
 mod finals;
 mod optuna;
@@ -34,7 +51,12 @@ fn main() {
         print!("{HELP}");
         return;
     }
-    let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
+    let value = |name: &str| {
+        args.iter()
+            .position(|a| a == name)
+            .and_then(|i| args.get(i + 1))
+            .cloned()
+    };
     let options = Options {
         tuning: value("--set").is_some_and(|s| s == "tuning"),
         seeds: value("--seeds").and_then(|s| s.parse().ok()).unwrap_or(20),
@@ -51,14 +73,27 @@ fn main() {
         .collect();
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
     if wanted("race") {
-        let ours = [Searcher::Ours, Searcher::Simplex, Searcher::Sobol, Searcher::Random];
+        let ours = [
+            Searcher::Ours,
+            Searcher::Simplex,
+            Searcher::Sobol,
+            Searcher::Random,
+        ];
         race::table("value of the recommendation over the optimum", &ours, &options);
     }
     if wanted("optuna") {
-        race::table("the same, Optuna (illegal proposals free, log scales declared)", &optuna::samplers(), &options);
+        race::table(
+            "the same, Optuna (illegal proposals free, log scales declared)",
+            &optuna::samplers(),
+            &options,
+        );
     }
     if wanted("noise") {
-        let loud = Options { noise: 0.08, budgets: vec![40], ..options.clone() };
+        let loud = Options {
+            noise: 0.08,
+            budgets: vec![40],
+            ..options.clone()
+        };
         race::table("the same at 8 % noise", &[Searcher::Ours], &loud);
     }
     if wanted("cost") {

@@ -74,7 +74,8 @@ impl Peer {
             self.say(&json!({"ask": true}));
             let mut line = String::new();
             self.from.read_line(&mut line).unwrap();
-            let flat: std::collections::BTreeMap<String, serde_json::Value> = serde_json::from_str(&line).unwrap();
+            let flat: std::collections::BTreeMap<String, serde_json::Value> =
+                serde_json::from_str(&line).unwrap();
             let full: Config = space
                 .parameters
                 .iter()

@@ -59,7 +59,11 @@ struct Run {
 
 fn seen(rate: Option<f64>) -> Seen {
     match rate {
-        Some(rps) => Seen::Rate { rps, lo: rps, hi: rps },
+        Some(rps) => Seen::Rate {
+            rps,
+            lo: rps,
+            hi: rps,
+        },
         None => Seen::Failed,
     }
 }
@@ -86,8 +90,16 @@ fn search(who: Searcher, s: &Service, seed: u64, options: &Options) -> Run {
         _ => None,
     };
     let mut history = History::new();
-    let mut run = Run { values: vec![f64::NAN; options.budgets.len()], within: None, failed: 0.0 };
-    let context = AskContext { seed, trials: Some(most as u32), required: None };
+    let mut run = Run {
+        values: vec![f64::NAN; options.budgets.len()],
+        within: None,
+        failed: 0.0,
+    };
+    let context = AskContext {
+        seed,
+        trials: Some(most as u32),
+        required: None,
+    };
     for n in 1..=most {
         let ask = match (&mut peer, who) {
             (Some(p), _) => Ask::Config(p.ask(&s.space)),
@@ -103,7 +115,12 @@ fn search(who: Searcher, s: &Service, seed: u64, options: &Options) -> Run {
                 p.tell(rate);
             }
             let phase = phase_of(&s.space, &history, &config);
-            history.push(Observation { config, seen: seen(rate), phase, prior: false });
+            history.push(Observation {
+                config,
+                seen: seen(rate),
+                phase,
+                prior: false,
+            });
         }
         let budget = options.budgets.iter().position(|b| *b == n);
         if budget.is_none() && run.within.is_some() {
@@ -145,7 +162,11 @@ fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) ->
 }
 
 fn services(options: &Options) -> Vec<Service> {
-    let mut all = if options.tuning { sets::tuning() } else { sets::reported() };
+    let mut all = if options.tuning {
+        sets::tuning()
+    } else {
+        sets::reported()
+    };
     if let Some(only) = &options.only {
         all.retain(|s| s.name.contains(only.as_str()));
     }
@@ -167,10 +188,15 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
 pub fn table(title: &str, searchers: &[Searcher], options: &Options) {
     let services = services(options);
     let set = if options.tuning { "tuning" } else { "reported" };
-    println!("\n{title}; {set} set, {} seeds, {} % noise; median / 10th percentile", options.seeds, 100.0 * options.noise);
+    println!(
+        "\n{title}; {set} set, {} seeds, {} % noise; median / 10th percentile",
+        options.seeds,
+        100.0 * options.noise
+    );
     for who in searchers {
-        let jobs: Vec<(usize, u64)> =
-            (0..services.len()).flat_map(|s| (0..options.seeds).map(move |seed| (s, seed))).collect();
+        let jobs: Vec<(usize, u64)> = (0..services.len())
+            .flat_map(|s| (0..options.seeds).map(move |seed| (s, seed)))
+            .collect();
         let runs = on_all_cores(&jobs, |(s, seed)| search(*who, &services[*s], *seed, options));
         let group = |constrained: bool| -> Vec<&Run> {
             jobs.iter()
@@ -179,15 +205,28 @@ pub fn table(title: &str, searchers: &[Searcher], options: &Options) {
                 .map(|(_, r)| r)
                 .collect()
         };
-        for (label, runs) in [("without a constraint", group(false)), ("10 % legal", group(true))] {
+        for (label, runs) in [
+            ("without a constraint", group(false)),
+            ("10 % legal", group(true)),
+        ] {
             if !runs.is_empty() {
                 println!("{:<26}{label:<22}{}", who.name(), line(&runs, options));
             }
         }
         if options.verbose {
             for (i, s) in services.iter().enumerate() {
-                let own: Vec<&Run> = jobs.iter().zip(&runs).filter(|((k, _), _)| *k == i).map(|(_, r)| r).collect();
-                println!("    {:<22}{:>5.2} legal   {}", s.name, s.legal_share(), line(&own, options));
+                let own: Vec<&Run> = jobs
+                    .iter()
+                    .zip(&runs)
+                    .filter(|((k, _), _)| *k == i)
+                    .map(|(_, r)| r)
+                    .collect();
+                println!(
+                    "    {:<22}{:>5.2} legal   {}",
+                    s.name,
+                    s.legal_share(),
+                    line(&own, options)
+                );
             }
         }
     }
@@ -200,10 +239,16 @@ fn line(runs: &[&Run], options: &Options) -> String {
         text += &format!("{b}: {:.3}/{:.3}  ", quantile(&v, 0.5), quantile(&v, 0.1));
     }
     let within: Vec<f64> = runs.iter().map(|r| r.within.map_or(1e9, |n| n as f64)).collect();
-    let show = |x: f64| if x > 1e6 { "never".to_owned() } else { format!("{x:.0}") };
+    let show = |x: f64| {
+        if x > 1e6 {
+            "never".to_owned()
+        } else {
+            format!("{x:.0}")
+        }
+    };
     let failed = runs.iter().map(|r| r.failed).sum::<f64>() / runs.len() as f64;
-    text + &format!(
-        "within 5 %: {} median, {} p90  failed {:.0} %",
+    format!(
+        "{text}within 5 %: {} median, {} p90  failed {:.0} %",
         show(quantile(&within, 0.5)),
         show(quantile(&within, 0.9)),
         100.0 * failed
@@ -214,9 +259,13 @@ fn line(runs: &[&Run], options: &Options) -> String {
 pub fn cost_table(options: &Options) {
     let mut services = services(options);
     services.retain(|s| s.cheapest.is_some());
-    println!("\ncheapest mode after 60 trials, {} seeds: cost over the cheapest within 3 % (median), value (p10)", options.seeds);
-    let jobs: Vec<(usize, u64)> =
-        (0..services.len()).flat_map(|s| (0..options.seeds).map(move |seed| (s, seed))).collect();
+    println!(
+        "\ncheapest mode after 60 trials, {} seeds: cost over the cheapest within 3 % (median), value (p10)",
+        options.seeds
+    );
+    let jobs: Vec<(usize, u64)> = (0..services.len())
+        .flat_map(|s| (0..options.seeds).map(move |seed| (s, seed)))
+        .collect();
     let runs = on_all_cores(&jobs, |(s, seed)| cost_run(&services[*s], *seed, options.noise));
     let show = |name: &str, runs: &[(f64, f64)]| {
         let costs: Vec<f64> = runs.iter().map(|r| r.0).collect();
@@ -231,7 +280,11 @@ pub fn cost_table(options: &Options) {
     };
     let limiter = |s: &Service| s.name.contains("limiter");
     let pick = |keep: &dyn Fn(&Service) -> bool| -> Vec<(f64, f64)> {
-        jobs.iter().zip(&runs).filter(|((s, _), _)| keep(&services[*s])).map(|(_, r)| *r).collect()
+        jobs.iter()
+            .zip(&runs)
+            .filter(|((s, _), _)| keep(&services[*s]))
+            .map(|(_, r)| *r)
+            .collect()
     };
     show("all but the limiter", &pick(&|s| !limiter(s)));
     show("flat rate limiter", &pick(&limiter));
@@ -245,11 +298,20 @@ pub fn cost_table(options: &Options) {
 fn cost_run(s: &Service, seed: u64, noise: f64) -> (f64, f64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed * 104_729 + 7);
     let mut history = History::new();
-    let context = AskContext { seed, trials: Some(60), required: None };
+    let context = AskContext {
+        seed,
+        trials: Some(60),
+        required: None,
+    };
     while let Ask::Config(config) = GaussianProcess::default().ask(&s.space, &history, &context) {
         let rate = s.measure(&config, noise, &mut rng);
         let phase = phase_of(&s.space, &history, &config);
-        history.push(Observation { config, seen: seen(rate), phase, prior: false });
+        history.push(Observation {
+            config,
+            seen: seen(rate),
+            phase,
+            prior: false,
+        });
     }
     match recommend(&s.space, &history, None) {
         Some(r) => {

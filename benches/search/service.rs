@@ -33,7 +33,11 @@ impl View<'_> {
 
 /// Several limits at once: the smallest rules, and near the knee each still shows.
 pub fn soft_min(limits: &[f64]) -> f64 {
-    limits.iter().map(|x| x.max(1e-9).powi(-6)).sum::<f64>().powf(-1.0 / 6.0)
+    limits
+        .iter()
+        .map(|x| x.max(1e-9).powi(-6))
+        .sum::<f64>()
+        .powf(-1.0 / 6.0)
 }
 
 /// Throughput of `n` workers of rate `each` by Gunther's universal scalability law.
@@ -49,7 +53,12 @@ pub struct Builder {
 }
 
 pub fn space() -> Builder {
-    Builder { parameters: vec![], conditions: vec![], constraints: vec![], cost: None }
+    Builder {
+        parameters: vec![],
+        conditions: vec![],
+        constraints: vec![],
+        cost: None,
+    }
 }
 
 impl Builder {
@@ -65,13 +74,40 @@ impl Builder {
         self
     }
     pub fn int(self, name: &str, low: i64, high: i64, baseline: i64) -> Self {
-        self.add(name, Domain::Int { low, high, step: 1, log: false }, Value::Int(baseline))
+        self.add(
+            name,
+            Domain::Int {
+                low,
+                high,
+                step: 1,
+                log: false,
+            },
+            Value::Int(baseline),
+        )
     }
     pub fn stepped(self, name: &str, low: i64, high: i64, step: i64, baseline: i64) -> Self {
-        self.add(name, Domain::Int { low, high, step, log: false }, Value::Int(baseline))
+        self.add(
+            name,
+            Domain::Int {
+                low,
+                high,
+                step,
+                log: false,
+            },
+            Value::Int(baseline),
+        )
     }
     pub fn float(self, name: &str, low: f64, high: f64, step: Option<f64>, baseline: f64) -> Self {
-        self.add(name, Domain::Float { low, high, step, log: false }, Value::Float(baseline))
+        self.add(
+            name,
+            Domain::Float {
+                low,
+                high,
+                step,
+                log: false,
+            },
+            Value::Float(baseline),
+        )
     }
     pub fn choice(self, name: &str, values: &[&str]) -> Self {
         let values: Vec<Value> = values.iter().map(|v| Value::Text((*v).to_owned())).collect();
@@ -103,12 +139,24 @@ impl Builder {
             constraints: self
                 .constraints
                 .iter()
-                .map(|c| Constraint { that: compile(c), why: "the service has it".to_owned() })
+                .map(|c| Constraint {
+                    that: compile(c),
+                    why: "the service has it".to_owned(),
+                })
                 .collect(),
             cost: self.cost.map(compile),
         };
-        let mut service = Service { name, space, truth, optimum: 0.0, cheapest: None };
-        assert!(service.space.is_legal(&service.space.baseline()), "{name}: the baseline is illegal");
+        let mut service = Service {
+            name,
+            space,
+            truth,
+            optimum: 0.0,
+            cheapest: None,
+        };
+        assert!(
+            service.space.is_legal(&service.space.baseline()),
+            "{name}: the baseline is illegal"
+        );
         service.optimum = service.best_of(|s, c| s.rate(c).unwrap_or(0.0)).1;
         if service.space.cost.is_some() {
             let level = 0.97 * service.optimum;
@@ -157,7 +205,11 @@ impl Service {
         let mut found: Vec<(f64, Vec<f64>)> = Vec::new();
         let judge = |point: &[f64]| {
             let c = self.space.decode(point);
-            if self.space.is_legal(&c) { worth(self, &c) } else { f64::NEG_INFINITY }
+            if self.space.is_legal(&c) {
+                worth(self, &c)
+            } else {
+                f64::NEG_INFINITY
+            }
         };
         for _ in 0..40_000 {
             // Half of the points favour small values: budgets leave the corner.

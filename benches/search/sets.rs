@@ -27,7 +27,8 @@ pub fn tuning() -> Vec<Service> {
             .int("cache_mb", 0, 1_024, 64)
             .cost("memory_mb / 1024")
             .service("memory cliff", |c| {
-                let need = 60.0 + 75.0 * c.n("workers") + 2.5 * c.n("pool_size") * c.n("workers") + c.n("cache_mb");
+                let need =
+                    60.0 + 75.0 * c.n("workers") + 2.5 * c.n("pool_size") * c.n("workers") + c.n("cache_mb");
                 let room = c.n("memory_mb") - need;
                 if room < 0.0 {
                     return None;
@@ -65,7 +66,10 @@ pub fn tuning() -> Vec<Service> {
             .service("cache choice", |c| {
                 let fresh = (c.n("ttl_s") / 60.0) / (1.0 + c.n("ttl_s") / 60.0);
                 let (hit, limit) = if c.is("cache", "redis") {
-                    (0.7 * fresh, 55.0 * c.n("redis_pool") / (1.0 + 0.01 * c.n("redis_pool")))
+                    (
+                        0.7 * fresh,
+                        55.0 * c.n("redis_pool") / (1.0 + 0.01 * c.n("redis_pool")),
+                    )
                 } else if c.is("cache", "local") {
                     (0.5 * fresh / (0.6 + 0.2 * c.n("workers")), 1e5)
                 } else {
@@ -109,7 +113,11 @@ pub fn tuning() -> Vec<Service> {
                 if c.n("memory_mb") < 70.0 + 40.0 * c.n("workers") + 1.5 * c.n("pool_size") {
                     return None;
                 }
-                let free = soft_min(&[30.0 * c.n("pool_size"), 400.0 * c.n("cpus"), 260.0 * c.n("workers")]);
+                let free = soft_min(&[
+                    30.0 * c.n("pool_size"),
+                    400.0 * c.n("cpus"),
+                    260.0 * c.n("workers"),
+                ]);
                 Some(free.min(200.0))
             }),
         space()
@@ -123,7 +131,14 @@ pub fn tuning() -> Vec<Service> {
                 let t = c.n("threads");
                 let gc = 1.0 - 0.6 * (c.n("gc_share") - 0.12).abs();
                 let cpu = 120.0 * c.n("cpus") / (1.0 + 0.002 * t / c.n("cpus"));
-                Some(gc * soft_min(&[t / 0.11, usl(c.n("db_pool"), 60.0, 0.02, 0.000_6), c.n("http_pool") / 0.035, cpu]))
+                Some(
+                    gc * soft_min(&[
+                        t / 0.11,
+                        usl(c.n("db_pool"), 60.0, 0.02, 0.000_6),
+                        c.n("http_pool") / 0.035,
+                        cpu,
+                    ]),
+                )
             }),
         space()
             .int("pool_size", 1, 64, 5)
@@ -191,7 +206,10 @@ pub fn reported() -> Vec<Service> {
                 let spare = heap - 40.0 - 1.5 * c.n("threads");
                 let gc = 1.0 / (1.0 + 0.5 * (-spare / 90.0).exp() + 40.0 / (spare + 60.0));
                 let cpu = 240.0 * c.n("cpus") * gc;
-                Some(soft_min(&[cpu, c.n("threads") / 0.065, 700.0]) / (1.0 + 0.001 * c.n("threads") / c.n("cpus")))
+                Some(
+                    soft_min(&[cpu, c.n("threads") / 0.065, 700.0])
+                        / (1.0 + 0.001 * c.n("threads") / c.n("cpus")),
+                )
             }),
         space()
             .choice("server", &["one loop", "many processes"])
@@ -209,7 +227,11 @@ pub fn reported() -> Vec<Service> {
                 } else {
                     let n = c.n("processes");
                     let switch = 1.0 / (1.0 + 0.03 * (n / cpus - 1.0).max(0.0));
-                    soft_min(&[150.0 * cpus.min(n) * switch, q / 0.09, usl(p * n, 26.0, 0.006, 0.000_25)])
+                    soft_min(&[
+                        150.0 * cpus.min(n) * switch,
+                        q / 0.09,
+                        usl(p * n, 26.0, 0.006, 0.000_25),
+                    ])
                 })
             }),
         space()
@@ -222,12 +244,24 @@ pub fn reported() -> Vec<Service> {
             .int("memory_mb", 128, 2_048, 512)
             .cost("memory_mb / 512")
             .service("switches", |c| {
-                if c.n("memory_mb") < 90.0 + 1.2 * c.n("cache_mb") + 3.0 * c.n("pool_size") + 1.5 * c.n("batch") {
+                if c.n("memory_mb")
+                    < 90.0 + 1.2 * c.n("cache_mb") + 3.0 * c.n("pool_size") + 1.5 * c.n("batch")
+                {
                     return None;
                 }
-                let squeeze = if c.is("compression", "best") { 0.6 } else if c.is("compression", "fast") { 0.9 } else { 1.0 };
+                let squeeze = if c.is("compression", "best") {
+                    0.6
+                } else if c.is("compression", "fast") {
+                    0.9
+                } else {
+                    1.0
+                };
                 let wire = if c.is("compression", "none") { 420.0 } else { 900.0 };
-                let hit = if c.is("cache", "on") { 0.8 * (1.0 - (-c.n("cache_mb") / 240.0).exp()) } else { 0.0 };
+                let hit = if c.is("cache", "on") {
+                    0.8 * (1.0 - (-c.n("cache_mb") / 240.0).exp())
+                } else {
+                    0.0
+                };
                 let batch = usl(c.n("batch"), 1.0, 0.25, 0.000_8);
                 let db = usl(c.n("pool_size"), 30.0, 0.03, 0.000_9) * batch / (1.0 - hit);
                 Some(soft_min(&[db, 760.0 * squeeze, wire]))
@@ -282,7 +316,10 @@ pub fn reported() -> Vec<Service> {
                 let ridge = (-((conns / best).ln() / 0.8).powi(2)).exp();
                 let fetch = (-((c.n("fetch") / 400.0).ln() / 1.6).powi(2)).exp();
                 let even = 1.0 / (1.0 + 0.04 * (c.n("shards") / c.n("pool_per_shard")).ln().powi(2));
-                Some(soft_min(&[620.0 * (0.25 + 0.75 * ridge) * (0.4 + 0.6 * fetch) * even, 210.0 * c.n("cpus")]))
+                Some(soft_min(&[
+                    620.0 * (0.25 + 0.75 * ridge) * (0.4 + 0.6 * fetch) * even,
+                    210.0 * c.n("cpus"),
+                ]))
             }),
         space()
             .int("pool_size", 1, 50, 4)

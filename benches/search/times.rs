@@ -13,15 +13,29 @@ pub fn table() {
     println!("\nseconds of an ask after 50 / 200 / 500 trials");
     for s in sets::reported() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let context = AskContext { seed: 1, ..AskContext::default() };
+        let context = AskContext {
+            seed: 1,
+            ..AskContext::default()
+        };
         let mut history = History::new();
         while history.len() < 500 {
-            let autotune::optimizer::Ask::Config(config) = Random.ask(&s.space, &history, &context) else { break };
+            let autotune::optimizer::Ask::Config(config) = Random.ask(&s.space, &history, &context) else {
+                break;
+            };
             let seen = match s.measure(&config, 0.05, &mut rng) {
-                Some(rps) => Seen::Rate { rps, lo: rps * 0.98, hi: rps * 1.02 },
+                Some(rps) => Seen::Rate {
+                    rps,
+                    lo: rps * 0.98,
+                    hi: rps * 1.02,
+                },
                 None => Seen::Failed,
             };
-            history.push(Observation { config, seen, phase: TrialPhase::Search, prior: false });
+            history.push(Observation {
+                config,
+                seen,
+                phase: TrialPhase::Search,
+                prior: false,
+            });
         }
         let mut text = String::new();
         for n in [50, 200, 500] {

@@ -111,7 +111,7 @@ enum Spacing {
     Poisson,
 }
 
-fn rate(text: &str) -> Result<Rps, String> {
+pub(super) fn rate(text: &str) -> Result<Rps, String> {
     let value: f64 = text
         .trim()
         .parse()
@@ -124,14 +124,14 @@ fn rate(text: &str) -> Result<Rps, String> {
     Rps::new(value).map_err(|e| e.to_string())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
         other => other.map_err(|e| e.to_string()),
     }
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
+pub(super) fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("write it as 'Name: value'")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
@@ -232,7 +232,7 @@ impl LoadArgs {
 }
 
 /// "http://host:1/a?b#c" as "http://host:1" and "/a?b".
-fn split_url(url: &str) -> (String, String) {
+pub(super) fn split_url(url: &str) -> (String, String) {
     let url = url.split('#').next().unwrap_or_default();
     let after_scheme = url.find("://").map_or(0, |i| i + 3);
     let at = url[after_scheme..]
@@ -246,7 +246,7 @@ fn split_url(url: &str) -> (String, String) {
     (base.to_owned(), path)
 }
 
-fn read_body(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read_body(path: &Path) -> anyhow::Result<Vec<u8>> {
     use std::io::Read as _;
     let read = || {
         let mut bytes = Vec::new();
@@ -273,7 +273,7 @@ fn read_body(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// With the exit code of what went wrong.
-fn coded(e: &LoadError) -> anyhow::Error {
+pub(super) fn coded(e: &LoadError) -> anyhow::Error {
     let code = match e {
         LoadError::Url { .. } | LoadError::Request(_) | LoadError::Cpu { .. } => exit::USAGE,
         LoadError::Resolve { .. } | LoadError::Unreachable { .. } => exit::UNAVAILABLE,
@@ -295,7 +295,7 @@ async fn serve_null(port: u16, stall: bool) -> anyhow::Result<u8> {
 }
 
 /// A result to stdout; a reader that has gone is not our failure.
-fn print(text: &str) -> anyhow::Result<()> {
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("cannot write to stdout"),
         _ => Ok(()),

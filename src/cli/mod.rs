@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, progress and errors to stderr; the exit codes are those of `exit`.
 
+pub mod capacity;
 pub mod check;
 pub mod completions;
 pub mod load;
@@ -60,6 +61,8 @@ enum Command {
     Check(check::CheckArgs),
     /// One open-loop probe: a rate, a duration, and everything that came back.
     Load(load::LoadArgs),
+    /// The highest sustainable rate of what runs at a URL now.
+    Capacity(capacity::CapacityArgs),
     /// Write a study's tables, recommendation and report again from its journal.
     Report(report::ReportArgs),
     /// The recommendation as env, compose, SQLAlchemy, Kubernetes, JSON or an Optuna journal.
@@ -120,6 +123,7 @@ async fn execute(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Demo(args) => Box::pin(run::demo(&args, global)).await,
         Command::Check(args) => check::run(&args, global).await,
         Command::Load(args) => load::run(&args, global.json, global.quiet).await,
+        Command::Capacity(args) => Box::pin(capacity::run(&args, global.json, global.quiet)).await,
         Command::Report(args) => report::report(&args, global.json).await,
         Command::Export(args) => report::export(&args).await,
         Command::Compare(args) => report::compare(&args, global.json).await,

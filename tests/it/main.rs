@@ -6,13 +6,13 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
-    clippy::too_many_lines
+    clippy::too_many_lines,
+    clippy::needless_pass_by_value,
+    clippy::zombie_processes
 )]
 #![allow(unreachable_pub, clippy::float_cmp)]
 
 mod browser;
-mod diagnosis_recorded;
-mod diagnosis_stack;
 mod docker_faults;
 mod docker_kit;
 mod docker_real;

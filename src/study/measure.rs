@@ -213,6 +213,7 @@ impl Study<'_> {
             (_, Some(cut)) => Err(cut),
             (Ok((capacity, _)), None) => {
                 self.diagnose(trial).await;
+                self.tell_uneven(trial).await;
                 Ok(capacity)
             }
             (Err(ProbingError::Drive(why)), None) => {

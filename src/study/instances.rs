@@ -120,15 +120,15 @@ mod tests {
     use crate::capacity::ProbePhase;
     use crate::measurement::Measurement;
     use crate::slo::Verdict;
+    use crate::units::Rps;
 
     fn probe(scheduled: u64, figures: &[(&str, f64)]) -> Probe {
+        let mut measurement = Measurement::empty(Rps::saturating(100.0), std::time::Duration::from_secs(10));
+        measurement.scheduled = scheduled;
         Probe {
             number: 1,
             phase: ProbePhase::Growth,
-            measurement: Measurement {
-                scheduled,
-                ..Measurement::default()
-            },
+            measurement,
             verdict: Verdict::Meets,
             reason: String::new(),
             loss_upper: 0.0,

@@ -59,6 +59,9 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
     if let Some(words) = crate::study::instances::limit(&mut spec, &service).await? {
         facts.get_or_insert_default().lines.push(words);
     }
+    if let Some(f) = &mut facts {
+        f.warnings.extend(crate::study::instances::overcommitted(&spec.space, f));
+    }
     show(
         &plan(&spec),
         facts.as_ref(),

@@ -3,8 +3,10 @@
 use super::Study;
 use crate::event::{Event, Sink};
 use crate::exit::{self, ExitError};
+use crate::space::{Binding, Config, Limit, Space, samples};
 use crate::spec::{Connections, StudySpec};
 use crate::store::{Journal, kinds};
+use crate::sut::SutFacts;
 use crate::telemetry::{self, names};
 use crate::trial::{Probe, Trial};
 
@@ -12,6 +14,8 @@ use crate::trial::{Probe, Trial};
 const UNEVEN: f64 = 1.2;
 /// Requests in a probe below which shares say nothing.
 const ENOUGH: u64 = 200;
+/// Configs among which the largest is looked for.
+const TRIED: u64 = 512;
 
 /// The budget of `spec` with what is usable, the database being asked where the file says so; None without a budget.
 /// `service` are the addresses that the service itself connects from.
@@ -87,6 +91,24 @@ pub(super) async fn limit_journalled(
     Ok(())
 }
 
+/// Says where instances with limits of their own could ask for more cores than the engine's host has.
+pub fn overcommitted(space: &Space, facts: &SutFacts) -> Option<String> {
+    let cores: f64 = facts.environment.get("engine_cpus")?.parse().ok()?;
+    let named = |wanted: &Binding| space.parameters.iter().find(|p| p.binding == *wanted).map(|p| p.name.clone());
+    let (replicas, cpus) = (named(&Binding::Replicas)?, named(&Binding::Limit(Limit::Cpus))?);
+    let total = |c: &Config| Some(c.get(&replicas)?.as_f64()? * c.get(&cpus)?.as_f64()?);
+    let most = samples(space, 1, TRIED)
+        .filter(|c| space.is_legal(c))
+        .filter_map(|c| total(&c))
+        .fold(0.0, f64::max);
+    (most > cores).then(|| {
+        format!(
+            "limits are of one instance: together they may reach {most} cpus on a host of {cores}, where instances only take from \
+             each other; add [[constraints]] that = \"{replicas} * {cpus} <= {cores}\""
+        )
+    })
+}
+
 /// Whether the load was uneven between instances, in words: judged on the last probe with enough requests.
 fn uneven(probes: &[Probe]) -> Option<String> {
     let figure = |p: &Probe, key: &str| p.telemetry.get(key).copied();
@@ -135,6 +157,29 @@ mod tests {
             recovered: None,
             telemetry: figures.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
         }
+    }
+
+    #[test]
+    fn more_cores_than_the_host_has_are_said_unless_a_constraint_keeps_them_away() {
+        let text = |rest: &str| {
+            format!(
+                "[parameters.replicas]\ntype = \"int\"\nlow = 1\nhigh = 3\nbaseline = 1\nreplicas = true\n\
+                 [parameters.cpus]\ntype = \"float\"\nlow = 0.5\nhigh = 1.0\nstep = 0.5\nbaseline = 1.0\nlimit = \"cpus\"\n\
+                 [sut]\nkind = \"docker\"\nservice = \"api\"\nurl = \"http://127.0.0.1:1\"\n[study]\ntrials = 2\n\
+                 [load]\nrequests = [{{ path = \"/\" }}]\n{rest}"
+            )
+        };
+        let space = |rest: &str| {
+            crate::spec::parse(&text(rest), "x.toml", &|_| None, &|_| Err(String::new()))
+                .unwrap_or_else(|e| panic!("{e}"))
+                .space
+        };
+        let mut facts = SutFacts::default();
+        assert_eq!(overcommitted(&space(""), &facts), None, "nothing is known of the host");
+        facts.environment.insert("engine_cpus".into(), "2".into());
+        assert!(overcommitted(&space(""), &facts).unwrap().contains("replicas * cpus <= 2"));
+        let kept = space("[[constraints]]\nthat = \"replicas * cpus <= 2\"\n");
+        assert_eq!(overcommitted(&kept, &facts), None);
     }
 
     #[test]

@@ -636,7 +636,6 @@ impl Sut for DockerSut {
             &spec_url,
             &found.original.name,
             &found.inspect,
-            &info,
         )?);
         facts.addresses = addresses(&found.inspect);
         let text = |v: &Json| v.as_str().unwrap_or("unknown").to_owned();
@@ -646,6 +645,8 @@ impl Sut for DockerSut {
         facts
             .environment
             .insert("docker_api".into(), text(&version["ApiVersion"]));
+        let cores = info["NCPU"].as_u64().map_or(String::new(), |n| n.to_string());
+        facts.environment.insert("engine_cpus".into(), cores);
         let cgroup = info["CgroupVersion"].as_str().unwrap_or("1").to_owned();
         facts.environment.insert("cgroup_version".into(), cgroup);
         facts

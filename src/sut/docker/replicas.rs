@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 
 use super::clone::Blueprint;
 use super::engine::Engine;
-use crate::space::{Binding, Config, Domain, Limit, Parameter, Value};
+use crate::space::{Binding, Config, Domain, Parameter, Value};
 use crate::sut::{SutError, ready};
 
 /// Most instances: telemetry and the event watch follow no more.
@@ -214,7 +214,6 @@ pub fn check(
     url: &str,
     name: &str,
     original: &ContainerInspectResponse,
-    info: &Json,
 ) -> Result<Vec<String>, SutError> {
     let most = highest(parameters, &Binding::Replicas).unwrap_or(1.0);
     if !is_tuned(parameters) || most < 2.0 {
@@ -256,15 +255,6 @@ pub fn check(
         notes.push(format!(
             "all instances share the volumes at {}: does the service bear that?",
             shared.join(", ")
-        ));
-    }
-    let each = highest(parameters, &Binding::Limit(Limit::Cpus));
-    let cores = info["NCPU"].as_u64().map_or(0.0, |n| f64::from(u32::try_from(n).unwrap_or(0)));
-    if let Some(cpus) = each.filter(|c| cores > 0.0 && most * c > cores) {
-        notes.push(format!(
-            "limits are per instance: {most} instances of {cpus} cpus are {} on a host of {cores}; unless a constraint such \
-             as replicas * cpus <= {cores} keeps them below, instances only take from each other",
-            most * cpus
         ));
     }
     Ok(notes)
@@ -437,11 +427,10 @@ mod tests {
 
     #[test]
     fn what_cannot_run_side_by_side_is_refused_in_preflight() {
-        let info = serde_json::json!({"NCPU": 2});
         let ports = serde_json::json!({"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "18000"}]});
         let ok = original(&ports);
         let run = |o: &ContainerInspectResponse, url: &str, high: i64| {
-            check(&[replicas(high)], url, "web", o, &info).map_err(|e| e.to_string())
+            check(&[replicas(high)], url, "web", o).map_err(|e| e.to_string())
         };
         let own = "http://127.0.0.1:18000";
         assert_eq!(run(&ok, own, 3), Ok(vec![]));
@@ -455,19 +444,5 @@ mod tests {
             Some([("bridge".to_owned(), EndpointSettings::default())].into());
         assert!(run(&bridge, "http://127.0.0.1:18080", 2).unwrap_err().contains("balancer"));
         assert_eq!(run(&bridge, own, 2), Ok(vec![]));
-        let cpus = Parameter {
-            name: "cpus".into(),
-            domain: Domain::Float {
-                low: 0.5,
-                high: 1.0,
-                step: None,
-                log: false,
-            },
-            baseline: Value::Float(1.0),
-            binding: Binding::Limit(Limit::Cpus),
-            only_if: None,
-        };
-        let notes = check(&[replicas(3), cpus], own, "web", &ok, &info).unwrap();
-        assert!(notes[0].contains("replicas * cpus <= 2"), "{notes:?}");
     }
 }

@@ -215,6 +215,14 @@ impl Summary<'_> {
                 None => "Nothing measured yet.".to_owned(),
             };
         };
+        if let Some(rate) = self.meta.about.required_rps.filter(|_| !d.words.is_empty()) {
+            // The dual question has no gain in rate: the decision's own words say what was proven.
+            let change = match d.verdict {
+                FinalVerdict::Win => format!(": {}", self.changes(&d.config)),
+                _ => String::new(),
+            };
+            return format!("The cheapest configuration for {} rps; {}{change}.", super::text::rate(rate), d.words);
+        }
         let evidence = format!(
             "95 % interval {} to {} %, {} {}",
             signed_percent(d.gain[0]),

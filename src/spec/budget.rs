@@ -184,7 +184,15 @@ impl Connections {
         let (one, _) = self.taken(space, config)?;
         let filled = filled(&self.uses, space, config);
         let total = one * f64::from(n);
-        let words = format!("{n} instances * ({}) = {n} * ({filled}) = {total}", self.uses);
+        let inner = |t: &str| match t.starts_with('(') && t.ends_with(')') && !t[1..].contains('(') {
+            true => t.to_owned(),
+            false => format!("({t})"),
+        };
+        let words = format!(
+            "{n} instances * {} = {n} * {} = {total}",
+            inner(&self.uses),
+            inner(&filled)
+        );
         Ok((total, words))
     }
 }

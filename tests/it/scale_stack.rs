@@ -52,7 +52,7 @@ high = 2
 baseline = 1
 replicas = true
 
-[parameters.loop]
+[parameters.event_loop]
 type = "choice"
 values = ["asyncio", "uvloop"]
 baseline = "asyncio"

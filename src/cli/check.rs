@@ -60,7 +60,8 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
         facts.get_or_insert_default().lines.push(words);
     }
     if let Some(f) = &mut facts {
-        f.warnings.extend(crate::study::instances::overcommitted(&spec.space, f));
+        f.warnings
+            .extend(crate::study::instances::overcommitted(&spec.space, f));
     }
     show(
         &plan(&spec),

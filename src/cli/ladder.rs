@@ -178,11 +178,7 @@ pub async fn run(args: &LadderArgs, json: bool, quiet: bool) -> anyhow::Result<u
         rows = climb => rows?,
         _ = tokio::signal::ctrl_c() => return Ok(130),
     };
-    print(&if json {
-        document(&rows)?
-    } else {
-        table(&rows)
-    })?;
+    print(&if json { document(&rows)? } else { table(&rows) })?;
     Ok(exit::OK)
 }
 
@@ -207,7 +203,10 @@ impl LadderArgs {
                 return Err(ExitError::new(exit::DATA, what).into());
             };
             if sut.url.ends_with(":0") {
-                let what = format!("{}: url has no fixed port: nothing runs there now; give --url", path.display());
+                let what = format!(
+                    "{}: url has no fixed port: nothing runs there now; give --url",
+                    path.display()
+                );
                 return Err(ExitError::new(exit::DATA, what).into());
             }
             return Ok((load, vec![sut.url], slo));
@@ -258,7 +257,13 @@ impl LadderArgs {
         Ok(steps)
     }
 
-    async fn measure(&self, generator: &Generator, step: Step, slo: &Slo, spec: &LoadSpec) -> anyhow::Result<Row> {
+    async fn measure(
+        &self,
+        generator: &Generator,
+        step: Step,
+        slo: &Slo,
+        spec: &LoadSpec,
+    ) -> anyhow::Result<Row> {
         match step {
             Step::Rate(rate) => {
                 let mut probe = ProbePlan::new(ProbePhase::Growth, rate, self.step);
@@ -363,7 +368,10 @@ fn table(rows: &[Row]) -> String {
 
 /// The highest rate of the ladder below its first failure, and that first failure.
 fn carried(rows: &[Row]) -> (Option<f64>, Option<f64>) {
-    let mut judged: Vec<&Row> = rows.iter().filter(|r| r.verdict.is_some_and(|v| v != "void")).collect();
+    let mut judged: Vec<&Row> = rows
+        .iter()
+        .filter(|r| r.verdict.is_some_and(|v| v != "void"))
+        .collect();
     judged.sort_by(|a, b| a.asked_rps.unwrap_or(0.0).total_cmp(&b.asked_rps.unwrap_or(0.0)));
     let failed = judged.iter().position(|r| r.verdict == Some("violates"));
     let below = judged.get(..failed.unwrap_or(judged.len())).unwrap_or_default();
@@ -381,11 +389,17 @@ fn remarks(rows: &[Row]) -> Vec<String> {
         (Some(a), Some(b)) => out.push(format!(
             "carried {a} rps, not {b}: the limit is in between; `autotune capacity` finds and confirms it"
         )),
-        (Some(a), None) => out.push(format!("carried every step up to {a} rps: the limit is not in this ladder")),
+        (Some(a), None) => out.push(format!(
+            "carried every step up to {a} rps: the limit is not in this ladder"
+        )),
         (None, Some(b)) => out.push(format!("not even {b} rps was carried")),
         (None, None) => {}
     }
-    let void: Vec<String> = rows.iter().filter(|r| r.verdict == Some("void")).map(asked).collect();
+    let void: Vec<String> = rows
+        .iter()
+        .filter(|r| r.verdict == Some("void"))
+        .map(asked)
+        .collect();
     if !void.is_empty() {
         out.push(format!(
             "at {} the generator was the limit: these steps say nothing about the service",
@@ -400,13 +414,18 @@ fn remarks(rows: &[Row]) -> Vec<String> {
 /// Errors with the same share at every rate do not come from load.
 fn same_errors(rows: &[Row]) -> Option<String> {
     let of = |r: &Row| (r.sent_rps, r.error_ratio);
-    let all: Vec<(f64, f64)> = rows.iter().filter(|r| r.verdict != Some("void") && r.sent > 0).map(of).collect();
+    let all: Vec<(f64, f64)> = rows
+        .iter()
+        .filter(|r| r.verdict != Some("void") && r.sent > 0)
+        .map(of)
+        .collect();
     let ends = |v: &mut dyn Iterator<Item = f64>| {
         v.fold((f64::INFINITY, 0.0_f64), |(lo, hi), x| (lo.min(x), hi.max(x)))
     };
     let (slow, fast) = ends(&mut all.iter().map(|x| x.0));
     let (least, most) = ends(&mut all.iter().map(|x| x.1));
-    let is_same = all.len() > 1 && fast >= 2.0 * slow && least > MANY_ERRORS && (most - least) / most < SAME_SHARE;
+    let is_same =
+        all.len() > 1 && fast >= 2.0 * slow && least > MANY_ERRORS && (most - least) / most < SAME_SHARE;
     is_same.then(|| {
         format!(
             "the share of errors is the same at {slow:.0} and at {fast:.0} rps ({:.1} to {:.1} %): these requests fail whatever \
@@ -478,7 +497,10 @@ mod tests {
         assert_eq!(all.len(), 8);
         assert_eq!(all[4], Step::Rate(Rps::saturating(360.0)));
         assert_eq!(all[7], Step::Users(200));
-        let some = parse(&[url[0], url[1], "--rates", "10,20"]).unwrap().steps().unwrap();
+        let some = parse(&[url[0], url[1], "--rates", "10,20"])
+            .unwrap()
+            .steps()
+            .unwrap();
         assert_eq!(some, [10.0, 20.0].map(|r| Step::Rate(Rps::saturating(r))));
         assert!(parse(&[]).is_err());
         assert!(parse(&[url[0], url[1], "--users", "0"]).is_err());
@@ -494,16 +516,28 @@ mod tests {
         ];
         assert_eq!(carried(&rows), (Some(90.0), Some(150.0)));
         let said = remarks(&rows).join("\n");
-        assert!(said.contains("carried 90 rps, not 150") && said.contains("240 rps the generator"), "{said}");
-        assert!(!said.contains("share of errors"), "errors that grow with load are a capacity: {said}");
+        assert!(
+            said.contains("carried 90 rps, not 150") && said.contains("240 rps the generator"),
+            "{said}"
+        );
+        assert!(
+            !said.contains("share of errors"),
+            "errors that grow with load are a capacity: {said}"
+        );
     }
 
     /// The table of the report that this command repeats: 72.9 % at 25 rps, 74.2 % at 200.
     #[test]
     fn the_same_share_of_errors_at_every_rate_is_no_capacity() {
-        let rows = [step(25.0, 25.0, 0.729, "violates"), step(200.0, 200.0, 0.742, "violates")];
+        let rows = [
+            step(25.0, 25.0, 0.729, "violates"),
+            step(200.0, 200.0, 0.742, "violates"),
+        ];
         let said = remarks(&rows).join("\n");
-        assert!(said.contains("the share of errors is the same at 25 and at 200 rps (7"), "{said}");
+        assert!(
+            said.contains("the share of errors is the same at 25 and at 200 rps (7"),
+            "{said}"
+        );
     }
 
     #[test]
@@ -520,7 +554,8 @@ mod tests {
 
     #[test]
     fn json_has_a_row_a_step() {
-        let v: serde_json::Value = serde_json::from_str(&document(&[step(60.0, 60.0, 0.0, "meets")]).unwrap()).unwrap();
+        let v: serde_json::Value =
+            serde_json::from_str(&document(&[step(60.0, 60.0, 0.0, "meets")]).unwrap()).unwrap();
         assert_eq!(v["steps"][0]["asked_rps"], 60.0);
         assert_eq!(v["carried_rps"], 60.0);
         assert!(v["failed_rps"].is_null());

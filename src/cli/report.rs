@@ -40,7 +40,12 @@ pub struct ExportArgs {
     #[arg(long, value_name = "N", env = "AUTOTUNE_INSTANCES", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_INSTANCES)))]
     pub instances: Option<u32>,
     /// Usable connections of the database in production, where they differ from those of the study's.
-    #[arg(long, value_name = "N", env = "AUTOTUNE_CONNECTIONS_USABLE", requires = "instances")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "AUTOTUNE_CONNECTIONS_USABLE",
+        requires = "instances"
+    )]
     pub connections: Option<u32>,
     /// Export the best candidate although it was not found better; its header says so.
     #[arg(long, env = "AUTOTUNE_FORCE")]

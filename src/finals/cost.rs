@@ -88,7 +88,9 @@ impl<'a> CostStanding<'a> {
     /// Whether today's configuration carries the rate: it is measured, not judged, so half of its rounds decide.
     fn baseline_carries(&self) -> bool {
         let list = self.seen.get(self.baseline()).map_or(&[][..], Vec::as_slice);
-        let good = list.iter().filter(|r| r.rate.is_some_and(|x| x.get() >= self.required));
+        let good = list
+            .iter()
+            .filter(|r| r.rate.is_some_and(|x| x.get() >= self.required));
         2 * good.count() > list.len()
     }
 
@@ -128,7 +130,11 @@ impl<'a> CostStanding<'a> {
         let words = format!(
             "keep the baseline: {} complete {} too few to prove that a config carries {}; give the finals more time",
             self.rounds,
-            if self.rounds == 1 { "round is" } else { "rounds are" },
+            if self.rounds == 1 {
+                "round is"
+            } else {
+                "rounds are"
+            },
             Rps::saturating(self.required)
         );
         self.decision(FinalVerdict::Undecided, 0, words)
@@ -156,11 +162,13 @@ impl<'a> CostStanding<'a> {
     fn nothing(&self, carries: bool) -> Decision {
         let required = Rps::saturating(self.required);
         let first = 0;
-        let rate = self
-            .mean(first)
-            .map_or(String::new(), |r| format!("; the best candidate carried {}", Rps::saturating(r)));
+        let rate = self.mean(first).map_or(String::new(), |r| {
+            format!("; the best candidate carried {}", Rps::saturating(r))
+        });
         let words = if carries {
-            format!("keep the baseline: it carries the required {required}, and no cheaper config did in every round{rate}")
+            format!(
+                "keep the baseline: it carries the required {required}, and no cheaper config did in every round{rate}"
+            )
         } else {
             format!("keep the baseline: no config carried the required {required} in every round{rate}")
         };
@@ -231,7 +239,10 @@ mod tests {
 
     /// Plays finals for 200 rps; `rate` says what a pool carries in a round.
     fn play(finalists: &[i64], pairs: u32, rate: &dyn Fn(i64, u32) -> Option<f64>) -> Decision {
-        let (space, plan) = (space(), FinalsPlan::new(pairs, 1).with_required(Rps::new(200.0).ok()));
+        let (space, plan) = (
+            space(),
+            FinalsPlan::new(pairs, 1).with_required(Rps::new(200.0).ok()),
+        );
         let finalists: Vec<Config> = finalists.iter().map(|n| pool(*n)).collect();
         let mut done = Vec::new();
         for _ in 0..100 {
@@ -259,12 +270,18 @@ mod tests {
     fn the_cheapest_proven_config_wins() {
         let d = play(&[10, 12], 3, &|n, _| Some(20.5 * n as f64));
         assert_eq!((d.verdict, d.config), (FinalVerdict::Win, pool(10)));
-        assert!(d.words.contains("at a cost of 10.0000 against 24.0000") && d.words.contains("58.3 % less"), "{}", d.words);
+        assert!(
+            d.words.contains("at a cost of 10.0000 against 24.0000") && d.words.contains("58.3 % less"),
+            "{}",
+            d.words
+        );
     }
 
     #[test]
     fn a_config_that_misses_the_rate_once_is_out_and_the_next_wins() {
-        let d = play(&[10, 12], 3, &|n, round| Some(if n == 10 && round == 2 { 190.0 } else { 210.0 }));
+        let d = play(&[10, 12], 3, &|n, round| {
+            Some(if n == 10 && round == 2 { 190.0 } else { 210.0 })
+        });
         assert_eq!((d.verdict, d.config), (FinalVerdict::Win, pool(12)));
     }
 
@@ -276,7 +293,12 @@ mod tests {
         let d = play(&[30], 3, &|_, _| Some(150.0));
         assert_eq!((d.verdict, d.config), (FinalVerdict::NoGain, pool(24)));
         let d = play(&[30], 3, &|_, _| Some(220.0));
-        assert_eq!(d.verdict, FinalVerdict::NoGain, "dearer than today, which carries it: {}", d.words);
+        assert_eq!(
+            d.verdict,
+            FinalVerdict::NoGain,
+            "dearer than today, which carries it: {}",
+            d.words
+        );
         let d = play(&[10], 3, &|n, _| (n != 10).then_some(220.0));
         assert_eq!(d.verdict, FinalVerdict::NoGain, "a failed finalist");
     }

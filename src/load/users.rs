@@ -99,7 +99,9 @@ fn run(setup: &Setup, plan: UsersPlan, seed: u64, stop: &AtomicBool) -> Result<M
         .map_err(LoadError::Engine)?;
     // One second beyond the timeout: nothing takes longer.
     let longest_us = u64::try_from(setup.timeout.as_micros()).unwrap_or(u64::MAX / 2) + 1_000_000;
-    let histogram = || Histogram::new_with_max(longest_us.max(2), 3).map_err(|e| LoadError::Engine(std::io::Error::other(e)));
+    let histogram = || {
+        Histogram::new_with_max(longest_us.max(2), 3).map_err(|e| LoadError::Engine(std::io::Error::other(e)))
+    };
     let tally = RefCell::new(Tally {
         sent: 0,
         good: 0,
@@ -170,14 +172,16 @@ async fn user(
             t.in_flight += 1;
         }
         let exchange = exchange(setup, &mut link, pick, at, tally);
-        let ending = tokio::time::timeout(setup.timeout, exchange).await.unwrap_or_else(|_| {
-            link = None;
-            Ending {
-                class: OutcomeClass::ClientTimeout,
-                status: None,
-                unsent: false,
-            }
-        });
+        let ending = tokio::time::timeout(setup.timeout, exchange)
+            .await
+            .unwrap_or_else(|_| {
+                link = None;
+                Ending {
+                    class: OutcomeClass::ClientTimeout,
+                    status: None,
+                    unsent: false,
+                }
+            });
         let ended = Instant::now();
         // What is answered after the window stays in flight at its end.
         if counted && ended <= close {
@@ -219,12 +223,19 @@ async fn exchange(
     at: usize,
     tally: &RefCell<Tally>,
 ) -> Ending {
-    let failed = |class, status, unsent| Ending { class, status, unsent };
+    let failed = |class, status, unsent| Ending {
+        class,
+        status,
+        unsent,
+    };
     for attempt in 0..2 {
-        let (Some(endpoint), Some(expectation)) = (setup.endpoints.get(at), setup.mix.expectation(pick)) else {
+        let (Some(endpoint), Some(expectation)) = (setup.endpoints.get(at), setup.mix.expectation(pick))
+        else {
             break;
         };
-        let Some(request) = setup.mix.request(pick, at) else { break };
+        let Some(request) = setup.mix.request(pick, at) else {
+            break;
+        };
         let kept = link.take().filter(Link::is_ready);
         let is_fresh = kept.is_none();
         let mut open = match kept {

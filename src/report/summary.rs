@@ -221,7 +221,11 @@ impl Summary<'_> {
                 FinalVerdict::Win => format!(": {}", self.changes(&d.config)),
                 _ => String::new(),
             };
-            return format!("The cheapest configuration for {} rps; {}{change}.", super::text::rate(rate), d.words);
+            return format!(
+                "The cheapest configuration for {} rps; {}{change}.",
+                super::text::rate(rate),
+                d.words
+            );
         }
         let evidence = format!(
             "95 % interval {} to {} %, {} {}",

@@ -107,7 +107,8 @@ impl Connections {
     }
 
     fn expression(&self, space: &Space) -> Result<Expr, String> {
-        Expr::compile(&self.uses, &Space::names(&space.parameters)).map_err(|e| format!("`{}`: {e}", self.uses))
+        Expr::compile(&self.uses, &Space::names(&space.parameters))
+            .map_err(|e| format!("`{}`: {e}", self.uses))
     }
 
     /// What `config` takes, and the sum: "replicas * (pool + overflow) = 3 * (50 + 100) = 450".
@@ -139,7 +140,9 @@ impl Connections {
     /// study with one instance takes what it measured `n` times.
     pub fn for_instances(&self, space: &Space, config: &Config, n: u32) -> Result<Fit, String> {
         if n == 0 || n > MOST_INSTANCES {
-            return Err(format!("the number of instances must be from 1 to {MOST_INSTANCES}"));
+            return Err(format!(
+                "the number of instances must be from 1 to {MOST_INSTANCES}"
+            ));
         }
         let at = |n: u32| self.at_instances(space, config, n);
         let (total, words) = at(n)?;
@@ -219,7 +222,11 @@ impl StudySpec {
         let mut configs: Vec<Config> = samples(space, 1, TRIED).filter(|x| space.is_legal(x)).collect();
         configs.extend(corners(space));
         let extremes = c.extremes(space, &configs)?;
-        if space.constraints.iter().all(|x| x.that.text() != constraint.that.text()) {
+        if space
+            .constraints
+            .iter()
+            .all(|x| x.that.text() != constraint.that.text())
+        {
             space.constraints.push(constraint);
         }
         if let Some([(least, words), _]) = &extremes
@@ -238,7 +245,10 @@ impl StudySpec {
                 format!("; every config fits, the largest is {words}")
             }
         });
-        Ok(format!("connection budget: {} <= {limit}; today {today_words}{most}", c.uses))
+        Ok(format!(
+            "connection budget: {} <= {limit}; today {today_words}{most}",
+            c.uses
+        ))
     }
 }
 
@@ -292,10 +302,12 @@ mod tests {
              [sut]\nkind = \"docker\"\nservice = \"api\"\nurl = \"http://127.0.0.1:1\"\n[study]\ntrials = 2\n\
              [load]\nrequests = [{{ path = \"/\" }}]\n"
         );
-        crate::spec::parse(&text, "x.toml", &|_| None, &|_| Err(String::new())).unwrap_or_else(|e| panic!("{e}"))
+        crate::spec::parse(&text, "x.toml", &|_| None, &|_| Err(String::new()))
+            .unwrap_or_else(|e| panic!("{e}"))
     }
 
-    const REPLICAS: &str = "[parameters.replicas]\ntype = \"int\"\nlow = 1\nhigh = 3\nbaseline = 1\nreplicas = true\n";
+    const REPLICAS: &str =
+        "[parameters.replicas]\ntype = \"int\"\nlow = 1\nhigh = 3\nbaseline = 1\nreplicas = true\n";
 
     fn connections(s: &StudySpec, max_connections: u32) -> Connections {
         let asked = Usable {
@@ -342,10 +354,16 @@ mod tests {
         let mut s = spec(20, REPLICAS);
         s.baseline_unknown.push("pool_size".into());
         let none = s.apply_connections(&c).unwrap_err();
-        assert!(none.contains("no config fits") && none.contains("= 20 > 15"), "{none}");
+        assert!(
+            none.contains("no config fits") && none.contains("= 20 > 15"),
+            "{none}"
+        );
         let c = connections(&s, 5);
         let nothing = s.apply_connections(&c).unwrap_err();
-        assert!(nothing.contains("leaves nothing") && nothing.contains("5 max_connections - 3"), "{nothing}");
+        assert!(
+            nothing.contains("leaves nothing") && nothing.contains("5 max_connections - 3"),
+            "{nothing}"
+        );
     }
 
     #[test]
@@ -356,7 +374,11 @@ mod tests {
             let mut config = s.space.baseline();
             config.set("pool_size", Value::Int(7));
             let fit = c.for_instances(&s.space, &config, 12).unwrap();
-            assert!(fit.words.contains(words) && fit.words.contains("<= 95"), "{}", fit.words);
+            assert!(
+                fit.words.contains(words) && fit.words.contains("<= 95"),
+                "{}",
+                fit.words
+            );
             config.set("pool_size", Value::Int(8));
             let refused = c.for_instances(&s.space, &config, 12).unwrap_err();
             for part in ["12 * (8 + 0) = 96 > 95", "11 instances fit", "7 connections each"] {

@@ -49,7 +49,8 @@ pub async fn limit(spec: &mut StudySpec, service: &[String]) -> Result<Option<St
 }
 
 fn apply(spec: &mut StudySpec, c: &Connections) -> Result<String, ExitError> {
-    spec.apply_connections(c).map_err(|why| ExitError::new(exit::DATA, why))
+    spec.apply_connections(c)
+        .map_err(|why| ExitError::new(exit::DATA, why))
 }
 
 /// The same for a study with a journal: what the database said when the study began stays, so that a resumed study has the
@@ -83,7 +84,12 @@ pub(super) async fn limit_journalled(
         }
         Some(kept) => kept,
         None => {
-            store.log(kinds::CONNECTIONS, &serde_json::to_value(&now).unwrap_or_default()).await?;
+            store
+                .log(
+                    kinds::CONNECTIONS,
+                    &serde_json::to_value(&now).unwrap_or_default(),
+                )
+                .await?;
             now
         }
     };
@@ -94,7 +100,13 @@ pub(super) async fn limit_journalled(
 /// Says where instances with limits of their own could ask for more cores than the engine's host has.
 pub fn overcommitted(space: &Space, facts: &SutFacts) -> Option<String> {
     let cores: f64 = facts.environment.get("engine_cpus")?.parse().ok()?;
-    let named = |wanted: &Binding| space.parameters.iter().find(|p| p.binding == *wanted).map(|p| p.name.clone());
+    let named = |wanted: &Binding| {
+        space
+            .parameters
+            .iter()
+            .find(|p| p.binding == *wanted)
+            .map(|p| p.name.clone())
+    };
     let (replicas, cpus) = (named(&Binding::Replicas)?, named(&Binding::Limit(Limit::Cpus))?);
     let total = |c: &Config| Some(c.get(&replicas)?.as_f64()? * c.get(&cpus)?.as_f64()?);
     let most = samples(space, 1, TRIED)
@@ -117,7 +129,10 @@ fn uneven(probes: &[Probe]) -> Option<String> {
     })?;
     let ratio = figure(probe, names::INSTANCE_TRAFFIC_RATIO).filter(|r| *r > UNEVEN)?;
     let count = figure(probe, names::CONTAINERS).unwrap_or(0.0);
-    let cpu = match (figure(probe, names::INSTANCE_CPU_MAX), figure(probe, names::INSTANCE_CPU_MIN)) {
+    let cpu = match (
+        figure(probe, names::INSTANCE_CPU_MAX),
+        figure(probe, names::INSTANCE_CPU_MIN),
+    ) {
         (Some(a), Some(b)) => format!(" (busiest {a:.2} cores, idlest {b:.2})"),
         _ => String::new(),
     };
@@ -131,7 +146,8 @@ impl Study<'_> {
     /// Says where the instances of a trial did not share the load.
     pub(super) async fn tell_uneven(&mut self, trial: &Trial) {
         if let Some(words) = uneven(&trial.probes) {
-            self.warn_once(vec![format!("trial {}: {words}", trial.number)]).await;
+            self.warn_once(vec![format!("trial {}: {words}", trial.number)])
+                .await;
         }
     }
 }
@@ -175,9 +191,17 @@ mod tests {
                 .space
         };
         let mut facts = SutFacts::default();
-        assert_eq!(overcommitted(&space(""), &facts), None, "nothing is known of the host");
+        assert_eq!(
+            overcommitted(&space(""), &facts),
+            None,
+            "nothing is known of the host"
+        );
         facts.environment.insert("engine_cpus".into(), "2".into());
-        assert!(overcommitted(&space(""), &facts).unwrap().contains("replicas * cpus <= 2"));
+        assert!(
+            overcommitted(&space(""), &facts)
+                .unwrap()
+                .contains("replicas * cpus <= 2")
+        );
         let kept = space("[[constraints]]\nthat = \"replicas * cpus <= 2\"\n");
         assert_eq!(overcommitted(&kept, &facts), None);
     }

@@ -252,8 +252,12 @@ impl Study<'_> {
         });
         self.record_environment().await?;
         self.warn_once(self.facts.warnings.clone()).await;
-        self.warn_once(instances::overcommitted(&self.spec.space, &self.facts).into_iter().collect())
-            .await;
+        self.warn_once(
+            instances::overcommitted(&self.spec.space, &self.facts)
+                .into_iter()
+                .collect(),
+        )
+        .await;
         self.smoke().await?;
         Box::pin(self.search()).await?;
         Box::pin(self.finals()).await

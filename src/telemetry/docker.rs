@@ -326,9 +326,8 @@ fn figures(record: &Record<'_, ContainersSample>) -> Figures {
 #[allow(clippy::cast_precision_loss)]
 fn spread(record: &Record<'_, ContainersSample>) -> (Option<[f64; 2]>, Option<f64>) {
     let count = record.0.first().map_or(0, |(_, s)| s.each.len());
-    let of = |i: usize, which: fn(&(u64, u64)) -> u64| {
-        move |s: &ContainersSample| s.each.get(i).map_or(0, which)
-    };
+    let of =
+        |i: usize, which: fn(&(u64, u64)) -> u64| move |s: &ContainersSample| s.each.get(i).map_or(0, which);
     let cpu: Option<Vec<f64>> = (0..count).map(|i| record.rate(of(i, |e| e.0))).collect();
     let received: Option<Vec<f64>> = (0..count).map(|i| record.growth(of(i, |e| e.1))).collect();
     let highest = |v: &[f64]| v.iter().copied().fold(0.0, f64::max);
@@ -420,7 +419,10 @@ mod tests {
         assert!((f[names::INSTANCE_CPU_MIN] - 0.2).abs() < 1e-9, "{f:?}");
         // 600, 300 and 300 of a mean of 400
         assert!((f[names::INSTANCE_TRAFFIC_RATIO] - 1.5).abs() < 1e-9, "{f:?}");
-        let one = [(Duration::ZERO, sample(1, 1, 0, 1)), (Duration::from_secs(1), sample(2, 2, 0, 1))];
+        let one = [
+            (Duration::ZERO, sample(1, 1, 0, 1)),
+            (Duration::from_secs(1), sample(2, 2, 0, 1)),
+        ];
         assert!(!figures(&Record(&one)).contains_key(names::INSTANCE_TRAFFIC_RATIO));
     }
 

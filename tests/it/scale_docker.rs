@@ -82,7 +82,11 @@ async fn instances_are_deployed_reached_and_taken_away_together() {
         assert_eq!(kit.left_over().await.len(), count);
         for c in &up.containers {
             let seen = kit.engine.inspect(c).await.unwrap();
-            assert_eq!(seen["HostConfig"]["Memory"], 64 << 20, "limits are of each instance");
+            assert_eq!(
+                seen["HostConfig"]["Memory"],
+                64 << 20,
+                "limits are of each instance"
+            );
             assert_eq!(seen["Config"]["Labels"][ORIGINAL], id.as_str());
         }
     }
@@ -111,14 +115,28 @@ async fn an_instance_that_dies_is_noticed_whichever_it_is() {
         seen && matches!(&last, Health::Failed(Failure::Crash, d) if d.contains("status 4")),
         "{last:?}"
     );
-    let error = sut.deploy(2, &with_replicas(), &of(2, "crash")).await.unwrap_err();
+    let error = sut
+        .deploy(2, &with_replicas(), &of(2, "crash"))
+        .await
+        .unwrap_err();
     assert!(
-        matches!(&error, SutError::Config { failure: Failure::Crash, .. }),
+        matches!(
+            &error,
+            SutError::Config {
+                failure: Failure::Crash,
+                ..
+            }
+        ),
         "{error:?}"
     );
-    assert_eq!(kit.left_over().await, Vec::<String>::new(), "a failed trial leaves nothing");
+    assert_eq!(
+        kit.left_over().await,
+        Vec::<String>::new(),
+        "a failed trial leaves nothing"
+    );
     sut.restore().await.unwrap();
-    kit.assert_given_back(&id, &kit.name("api"), true, "after a crash").await;
+    kit.assert_given_back(&id, &kit.name("api"), true, "after a crash")
+        .await;
 }
 
 /// As after kill -9: somebody who knows nothing but Docker's labels gives the container back.
@@ -145,5 +163,6 @@ async fn instances_of_a_killed_run_are_removed_by_their_labels() {
     parking::restore_all(&kit.engine, &Filter::Originals(vec![id.clone()]))
         .await
         .unwrap();
-    kit.assert_given_back(&id, &kit.name("api"), true, "after a kill").await;
+    kit.assert_given_back(&id, &kit.name("api"), true, "after a kill")
+        .await;
 }

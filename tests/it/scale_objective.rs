@@ -88,7 +88,10 @@ fn pool_of(recommended: &str) -> i64 {
 #[test]
 fn the_cheapest_config_that_carries_the_required_rate_is_recommended() {
     let dir = tempfile::tempdir().unwrap();
-    let text = space("errors = \"5%\"", "cost = \"pool_size\"\nminimize = \"cost\"\nat = 200");
+    let text = space(
+        "errors = \"5%\"",
+        "cost = \"pool_size\"\nminimize = \"cost\"\nat = 200",
+    );
     let ran = run(dir.path(), &text);
     assert_eq!(ran.code, Some(0), "{}", ran.text);
     let pool = pool_of(&ran.recommended);
@@ -98,7 +101,10 @@ fn the_cheapest_config_that_carries_the_required_rate_is_recommended() {
         .filter(|t| t["pool_size"] == pool.to_string())
         .map(|t| t["offered_rps"].parse().unwrap())
         .collect();
-    assert!(!carried.is_empty() && carried.iter().all(|r| *r >= 195.0), "{carried:?}");
+    assert!(
+        !carried.is_empty() && carried.iter().all(|r| *r >= 195.0),
+        "{carried:?}"
+    );
 }
 
 /// Without the requirement the same space has another answer.
@@ -120,7 +126,10 @@ fn the_highest_rate_is_another_question() {
 fn a_latency_limit_below_what_the_service_takes_leaves_no_capacity() {
     let dir = tempfile::tempdir().unwrap();
     for limit in ["p95", "p99", "mean"] {
-        let text = space(&format!("errors = \"5%\"\n{limit} = \"10ms\""), "cost = \"pool_size\"");
+        let text = space(
+            &format!("errors = \"5%\"\n{limit} = \"10ms\""),
+            "cost = \"pool_size\"",
+        );
         let ran = run(dir.path(), &text.replace("trials = 14", "trials = 2"));
         assert!(
             ran.trials.iter().all(|t| t["outcome"] == "failed"),

@@ -107,8 +107,10 @@ reserve = "25s"
     path
 }
 
-const SMALL_POOL: &str = "[parameters.pool_size]\ntype = \"int\"\nlow = 1\nhigh = 8\nbaseline = 2\nenv = \"POOL_SIZE\"";
-const LARGE_POOL: &str = "[parameters.pool_size]\ntype = \"int\"\nlow = 50\nhigh = 80\nbaseline = 50\nenv = \"POOL_SIZE\"";
+const SMALL_POOL: &str =
+    "[parameters.pool_size]\ntype = \"int\"\nlow = 1\nhigh = 8\nbaseline = 2\nenv = \"POOL_SIZE\"";
+const LARGE_POOL: &str =
+    "[parameters.pool_size]\ntype = \"int\"\nlow = 50\nhigh = 80\nbaseline = 50\nenv = \"POOL_SIZE\"";
 
 /// Names of the trial's containers that run now.
 fn instances() -> Vec<String> {
@@ -129,10 +131,21 @@ fn stack_scale_tries_one_and_two_instances_and_leaves_none() {
     // A space of which nothing fits is refused before anything is touched, with the arithmetic.
     let large = space_file(dir.path(), "large", LARGE_POOL, stack.project());
     for command in [vec!["check"], vec![]] {
-        let out = output(Command::new(AUTOTUNE).args(&command).arg("--space").arg(&large).arg("--results").arg(&results));
+        let out = output(
+            Command::new(AUTOTUNE)
+                .args(&command)
+                .arg("--space")
+                .arg(&large)
+                .arg("--results")
+                .arg(&results),
+        );
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(65), "{said}");
-        for part in ["replicas * pool_size", "1 * 50 = 50 > ", "40 max_connections - 3 reserved - "] {
+        for part in [
+            "replicas * pool_size",
+            "1 * 50 = 50 > ",
+            "40 max_connections - 3 reserved - ",
+        ] {
             assert!(said.contains(part), "{command:?}: no `{part}` in: {said}");
         }
     }
@@ -153,7 +166,10 @@ fn stack_scale_tries_one_and_two_instances_and_leaves_none() {
         .unwrap();
     let mut most = 0;
     while child.try_wait().unwrap().is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(240), "the study does not end");
+        assert!(
+            begun.elapsed() < Duration::from_secs(240),
+            "the study does not end"
+        );
         most = most.max(instances().len());
         std::thread::park_timeout(Duration::from_millis(700));
     }
@@ -165,7 +181,10 @@ fn stack_scale_tries_one_and_two_instances_and_leaves_none() {
     );
     println!("{printed}\ntook {:?}", begun.elapsed());
     assert!(matches!(out.status.code(), Some(0 | 3)), "{printed}");
-    assert!(printed.contains("connection budget: replicas * pool_size <= "), "{printed}");
+    assert!(
+        printed.contains("connection budget: replicas * pool_size <= "),
+        "{printed}"
+    );
 
     let rows = csv_rows(&results.join("scale/trials.csv"));
     let measured: Vec<_> = rows.iter().filter(|r| r["outcome"] == "measured").collect();
@@ -180,10 +199,18 @@ fn stack_scale_tries_one_and_two_instances_and_leaves_none() {
             "the Redis pool exists only with a cache: {r:?}"
         );
         if r["outcome"] == "measured" {
-            assert_eq!(r["instance_traffic_ratio"].is_empty(), r["replicas"] == "1", "{r:?}");
+            assert_eq!(
+                r["instance_traffic_ratio"].is_empty(),
+                r["replicas"] == "1",
+                "{r:?}"
+            );
         }
     }
-    assert_eq!(stack.api(), before, "id, name or state of the user's container changed");
+    assert_eq!(
+        stack.api(),
+        before,
+        "id, name or state of the user's container changed"
+    );
     assert_eq!(stack.leftovers(), "", "instances are left");
 
     for_many_instances(&results.join("scale"));
@@ -193,16 +220,33 @@ fn stack_scale_tries_one_and_two_instances_and_leaves_none() {
 fn for_many_instances(folder: &Path) {
     let export = |n: &str, usable: &str| {
         output(Command::new(AUTOTUNE).arg("export").arg(folder).args([
-            "--format", "compose", "--force", "--instances", n, "--connections", usable,
+            "--format",
+            "compose",
+            "--force",
+            "--instances",
+            n,
+            "--connections",
+            usable,
         ]))
     };
     let fits = export("12", "1000");
     let text = String::from_utf8_lossy(&fits.stdout).into_owned();
-    assert_eq!(fits.status.code(), Some(0), "{}", String::from_utf8_lossy(&fits.stderr));
+    assert_eq!(
+        fits.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&fits.stderr)
+    );
     assert!(text.contains("replicas: 12") && text.contains("12 *"), "{text}");
     let refused = export("12", "11");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(65), "{said}");
-    assert!(said.contains("do not fit") && said.contains("> 11 (11 usable)"), "{said}");
-    assert!(refused.stdout.is_empty(), "a refused recommendation prints nothing");
+    assert!(
+        said.contains("do not fit") && said.contains("> 11 (11 usable)"),
+        "{said}"
+    );
+    assert!(
+        refused.stdout.is_empty(),
+        "a refused recommendation prints nothing"
+    );
 }

@@ -471,7 +471,11 @@ impl DockerSut {
         }
         let started = self.note_starts().await?;
         let spec_url = self.spec.url.clone();
-        let base = place::url(&spec_url, &self.known()?.inspect, started.first().unwrap_or(&Json::Null))?;
+        let base = place::url(
+            &spec_url,
+            &self.known()?.inspect,
+            started.first().unwrap_or(&Json::Null),
+        )?;
         // The budget counts from the start, stopping the predecessor is not the config's fault.
         let urls = if replicas::is_tuned(parameters) {
             self.wait_all_ready(&base, &started, &ids, Instant::now()).await?
@@ -563,7 +567,12 @@ impl DockerSut {
         if let Err(e) = self.look().await {
             return e;
         }
-        let id = self.live.iter().chain(&self.others).nth(index).map(|l| l.id.clone());
+        let id = self
+            .live
+            .iter()
+            .chain(&self.others)
+            .nth(index)
+            .map(|l| l.id.clone());
         let what = format!(
             "instance {} of {count}: {} did not answer 2xx within {} ({seen})",
             index + 1,
@@ -769,18 +778,16 @@ impl DockerSut {
     }
 }
 
-fn away_at_restore(
-    o: &Original,
-    others: impl Iterator<Item = (String, String)>,
-    detail: &str,
-) -> SutError {
+fn away_at_restore(o: &Original, others: impl Iterator<Item = (String, String)>, detail: &str) -> SutError {
     let parked = parking::Parked {
         original: Original {
             is_parked: true,
             ..o.clone()
         },
         is_up: false,
-        trials: std::iter::once((o.name.clone(), o.name.clone())).chain(others).collect(),
+        trials: std::iter::once((o.name.clone(), o.name.clone()))
+            .chain(others)
+            .collect(),
         exists: true,
     };
     SutError::RestoreFailed {

@@ -129,7 +129,10 @@ pub fn front(url: &str, original: &ContainerInspectResponse) -> Front {
         .and_then(|u| u.port_or_known_default())
         .unwrap_or(80);
     let maps = [
-        original.host_config.as_ref().and_then(|h| h.port_bindings.clone()),
+        original
+            .host_config
+            .as_ref()
+            .and_then(|h| h.port_bindings.clone()),
         original.network_settings.as_ref().and_then(|n| n.ports.clone()),
     ];
     let mut published: Vec<(String, Vec<PortBinding>)> = maps
@@ -221,7 +224,9 @@ pub fn check(
     }
     let refuse = |message: String| SutError::Refused { exit: 65, message };
     if most > f64::from(MOST) {
-        return Err(refuse(format!("up to {most} instances are asked for, {MOST} are the most")));
+        return Err(refuse(format!(
+            "up to {most} instances are asked for, {MOST} are the most"
+        )));
     }
     let host = original.host_config.clone().unwrap_or_default();
     let mode = host.network_mode.unwrap_or_default();
@@ -232,9 +237,14 @@ pub fn check(
         )));
     }
     if mode == "none" {
-        return Err(refuse(format!("container `{name}` has no network: instances of it can't be reached")));
+        return Err(refuse(format!(
+            "container `{name}` has no network: instances of it can't be reached"
+        )));
     }
-    let networks = original.network_settings.as_ref().and_then(|n| n.networks.clone());
+    let networks = original
+        .network_settings
+        .as_ref()
+        .and_then(|n| n.networks.clone());
     let named = networks.unwrap_or_default().keys().any(|n| has_names(n));
     if matches!(front(url, original), Front::Balancer(_)) && !named {
         return Err(refuse(format!(
@@ -244,7 +254,11 @@ pub fn check(
         )));
     }
     let mut notes = Vec::new();
-    let volumes = host.mounts.unwrap_or_default().into_iter().filter_map(|m| m.target);
+    let volumes = host
+        .mounts
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|m| m.target);
     let binds = host.binds.unwrap_or_default();
     let binds = binds
         .iter()
@@ -266,7 +280,9 @@ pub(super) async fn wait_each(
     spec: &crate::spec::ReadySpec,
     since: Instant,
 ) -> Result<(), (usize, String)> {
-    let waits = own.iter().map(|base| ready::wait(base, spec, since, async || Ok(())));
+    let waits = own
+        .iter()
+        .map(|base| ready::wait(base, spec, since, async || Ok(())));
     for (i, done) in join_all(waits).await.into_iter().enumerate() {
         match done {
             Ok(()) => {}
@@ -303,7 +319,11 @@ pub(super) async fn wait_balanced(
             Ok(()) => format!(
                 "the balancer at {base} sends nothing to instance {}; does it find the service by its network alias, and \
                  ask again (Caddy: `dynamic a`; HAProxy: `server-template` with `resolvers`), and does its policy use all?",
-                left_out.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+                left_out
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" and ")
             ),
             Err(seen) => format!(
                 "the instances are ready, but the balancer at {base} does not pass {} on ({seen})",
@@ -360,11 +380,22 @@ mod tests {
     #[test]
     fn only_the_first_instance_has_what_one_container_can_have() {
         let ports = serde_json::json!({"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "18000"}]});
-        let first = blueprint(&original(&ports), &BTreeMap::new(), Limits::default(), &BTreeMap::new());
+        let first = blueprint(
+            &original(&ports),
+            &BTreeMap::new(),
+            Limits::default(),
+            &BTreeMap::new(),
+        );
         let mut second = first.clone();
         adapt(&mut second, "shop-api-1", 2);
         let endpoint = |b: &Blueprint| {
-            let all = b.body.networking_config.clone().unwrap().endpoints_config.unwrap();
+            let all = b
+                .body
+                .networking_config
+                .clone()
+                .unwrap()
+                .endpoints_config
+                .unwrap();
             all["shop_default"].clone()
         };
         assert_eq!(endpoint(&first).aliases.unwrap(), ["shop-api-1", "api"]);
@@ -376,7 +407,11 @@ mod tests {
         };
         assert_eq!(port(&first).host_port.as_deref(), Some("18000"));
         assert_eq!(port(&second).host_port.as_deref(), Some(""));
-        assert_eq!(port(&second).host_ip.as_deref(), Some("127.0.0.1"), "no wider than the original");
+        assert_eq!(
+            port(&second).host_ip.as_deref(),
+            Some("127.0.0.1"),
+            "no wider than the original"
+        );
         assert_eq!(second.body.hostname.as_deref(), Some("shop-2"));
         assert_eq!(name("shop-api-1", 1), "shop-api-1");
         assert_ne!(name("shop-api-1", 2), name("shop-api-1", 3));
@@ -401,7 +436,10 @@ mod tests {
             let o = original(ports);
             assert_eq!(front("http://127.0.0.1:18000", &o), Front::Direct(key.clone()));
             assert_eq!(front("http://127.0.0.1:0", &o), Front::Direct(key.clone()));
-            assert_eq!(front("http://127.0.0.1:18080", &o), Front::Balancer(Some(key.clone())));
+            assert_eq!(
+                front("http://127.0.0.1:18080", &o),
+                Front::Balancer(Some(key.clone()))
+            );
         }
         let none = original(&serde_json::json!({}));
         assert_eq!(front("http://127.0.0.1:18080", &none), Front::Balancer(Some(key)));
@@ -416,12 +454,25 @@ mod tests {
             "Ports": {"8000/tcp": null}, "Networks": {"n": {"IPAddress": "172.18.0.9"}}}});
         let url = "http://localhost:18080/shop";
         let key = Some("8000/tcp");
-        assert_eq!(own_address(url, key, &published, true).unwrap(), "http://localhost:32770");
-        assert_eq!(own_address(url, key, &inner, true).unwrap(), "http://172.18.0.9:8000");
-        assert_eq!(own_address(url, key, &inner, false), None, "another machine's network");
+        assert_eq!(
+            own_address(url, key, &published, true).unwrap(),
+            "http://localhost:32770"
+        );
+        assert_eq!(
+            own_address(url, key, &inner, true).unwrap(),
+            "http://172.18.0.9:8000"
+        );
+        assert_eq!(
+            own_address(url, key, &inner, false),
+            None,
+            "another machine's network"
+        );
         assert_eq!(own_address(url, None, &inner, true), None);
         let own = [Some("a".to_owned()), Some("b".to_owned())];
-        assert_eq!(load_urls(&Front::Direct("8000/tcp".into()), "u", &own), ["u", "b"]);
+        assert_eq!(
+            load_urls(&Front::Direct("8000/tcp".into()), "u", &own),
+            ["u", "b"]
+        );
         assert_eq!(load_urls(&Front::Balancer(None), "u", &own), ["u"]);
     }
 
@@ -442,7 +493,11 @@ mod tests {
         let mut bridge = ok.clone();
         bridge.network_settings.as_mut().unwrap().networks =
             Some([("bridge".to_owned(), EndpointSettings::default())].into());
-        assert!(run(&bridge, "http://127.0.0.1:18080", 2).unwrap_err().contains("balancer"));
+        assert!(
+            run(&bridge, "http://127.0.0.1:18080", 2)
+                .unwrap_err()
+                .contains("balancer")
+        );
         assert_eq!(run(&bridge, own, 2), Ok(vec![]));
     }
 }

@@ -139,7 +139,9 @@ pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock
     let needed = typical(trials, true).saturating_mul(u32::try_from(missing).unwrap_or(u32::MAX));
     let another = clock.left.is_none_or(|left| left >= needed);
     let noise = optimizer::recommend(space, &history, limits.required).map_or(0.05, |r| r.noise);
-    let plan = FinalsPlan::new(limits.pairs, limits.seed).with_noise(noise);
+    let plan = FinalsPlan::new(limits.pairs, limits.seed)
+        .with_noise(noise)
+        .with_required(limits.required);
     match finals::next_final(&plan, space, &finalists, &space.baseline(), &done, another) {
         FinalStep::Measure { config, round } => trial(TrialPhase::Final, config, Some(round)),
         FinalStep::Decided(decision) => Next::Decided(Box::new(decision)),

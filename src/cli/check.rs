@@ -40,7 +40,7 @@ pub(super) async fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<u8>
 
 /// What a run of `spec` into `folder` would find and do.
 pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -> anyhow::Result<u8> {
-    let facts = match &spec.sut {
+    let mut facts = match &spec.sut {
         Some(s) => {
             let mut sut = sut::open(s, "check", folder)?;
             Some(
@@ -54,6 +54,14 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
     if let Some(f) = &facts {
         spec.set_baselines(&f.today)
             .map_err(|e| ExitError::new(exit::DATA, e))?;
+    }
+    let service = facts.as_ref().map(|f| f.addresses.clone()).unwrap_or_default();
+    if let Some(words) = crate::study::instances::limit(&mut spec, &service).await? {
+        facts.get_or_insert_default().lines.push(words);
+    }
+    if let Some(f) = &mut facts {
+        f.warnings
+            .extend(crate::study::instances::overcommitted(&spec.space, f));
     }
     show(
         &plan(&spec),

@@ -5,6 +5,7 @@
 pub mod capacity;
 pub mod check;
 pub mod completions;
+pub mod ladder;
 pub mod load;
 pub mod report;
 mod restore;
@@ -63,6 +64,8 @@ enum Command {
     Load(load::LoadArgs),
     /// The highest sustainable rate of what runs at a URL now.
     Capacity(capacity::CapacityArgs),
+    /// Fixed steps of load on what runs at a URL now: rates, and closed-loop users.
+    Ladder(ladder::LadderArgs),
     /// Write a study's tables, recommendation and report again from its journal.
     Report(report::ReportArgs),
     /// The recommendation as env, compose, SQLAlchemy, Kubernetes, JSON or an Optuna journal.
@@ -124,6 +127,7 @@ async fn execute(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Check(args) => check::run(&args, global).await,
         Command::Load(args) => load::run(&args, global.json, global.quiet).await,
         Command::Capacity(args) => Box::pin(capacity::run(&args, global.json, global.quiet)).await,
+        Command::Ladder(args) => Box::pin(ladder::run(&args, global.json, global.quiet)).await,
         Command::Report(args) => report::report(&args, global.json).await,
         Command::Export(args) => report::export(&args).await,
         Command::Compare(args) => report::compare(&args, global.json).await,

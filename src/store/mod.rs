@@ -98,6 +98,8 @@ pub mod kinds {
     pub const DECISION: &str = "decision";
     /// One sentence on what binds the recommended config: a text.
     pub const BINDS: &str = "binds";
+    /// The connection budget with what the database said, as `spec::Connections`; written once a study.
+    pub const CONNECTIONS: &str = "connections";
     /// Something that a reader of the report must know: a text.
     pub const WARNING: &str = "warning";
 }

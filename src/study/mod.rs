@@ -4,6 +4,7 @@
 //! decided, is decided elsewhere; here are effects, deadlines and the order of giving back.
 
 mod files;
+pub mod instances;
 mod measure;
 mod run_trial;
 mod smoke;
@@ -114,6 +115,7 @@ pub async fn run(
     let mut spec = spec.clone();
     spec.set_baselines(&facts.today)
         .map_err(|e| ExitError::new(exit::DATA, e))?;
+    instances::limit_journalled(&mut spec, &facts.addresses, &store, sink).await?;
     let meta = open_study(&spec, &facts, &store).await?;
     let trials = close_interrupted(&store).await?;
     let spent_before =
@@ -250,6 +252,12 @@ impl Study<'_> {
         });
         self.record_environment().await?;
         self.warn_once(self.facts.warnings.clone()).await;
+        self.warn_once(
+            instances::overcommitted(&self.spec.space, &self.facts)
+                .into_iter()
+                .collect(),
+        )
+        .await;
         self.smoke().await?;
         Box::pin(self.search()).await?;
         Box::pin(self.finals()).await

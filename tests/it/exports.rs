@@ -1,7 +1,10 @@
 //! Exports and comparisons, as other programs read them.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use autotune::report::{ExportError, FinalVerdict, Format, compare, export};
 use autotune::space::{Binding, Domain, Limit, Parameter, Value};
@@ -24,9 +27,11 @@ fn python_with(module: &str) -> Option<PathBuf> {
                 .is_ok_and(|o| o.status.success())
         });
     if found.is_none() {
-        eprintln!(
-            "skipped: no python with {module} (python3 -m venv target/venv && target/venv/bin/pip install {module})"
+        assert!(
+            std::env::var_os("AUTOTUNE_TEST_OPTUNA").is_none(),
+            "scripts/tools found {module} in target/venv and it does not import"
         );
+        eprintln!("skipped: no python with {module}; scripts/tools installs it into target/venv");
     }
     found
 }
@@ -105,6 +110,89 @@ print(json.dumps({"name": name, "best": study.best_value, "params": study.best_p
     assert_eq!(seen["params"]["timeout"].as_f64(), Some(0.7));
     assert_eq!(seen["evidence"].as_str(), Some(s.headline().as_str()));
     assert_eq!(seen["duration"].as_f64(), Some(s.rows[0].seconds));
+}
+
+/// A child that ends with its handle.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One GET; None while nobody listens or the answer is not 200.
+fn get_json(port: u16, path: &str) -> Option<serde_json::Value> {
+    let mut s = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    s.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(s, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").ok()?;
+    let mut text = String::new();
+    s.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    head.lines()
+        .next()?
+        .contains(" 200 ")
+        .then(|| serde_json::from_str(body).unwrap())
+}
+
+/// Breaks when the real dashboard does not open the export, or shows another study than ours.
+#[tokio::test]
+async fn optuna_dashboard_opens_the_export() {
+    let study = study(Synthetic {
+        trials: 40,
+        ..Synthetic::default()
+    })
+    .await;
+    let s = study.summary();
+    let Some(python) = python_with("optuna_dashboard") else {
+        return;
+    };
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("study.log");
+    std::fs::write(&path, export(&s, Format::Optuna, false).unwrap()).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let child = Command::new(python.with_file_name("optuna-dashboard"))
+        .arg(&path)
+        .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _child = Running(child);
+    let end = Instant::now() + Duration::from_secs(90);
+    let studies = loop {
+        if let Some(v) = get_json(port, "/api/studies") {
+            break v;
+        }
+        assert!(Instant::now() < end, "optuna-dashboard did not come up");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let shown = &studies["study_summaries"][0];
+    assert_eq!(shown["study_name"].as_str(), Some("shop-api pool"), "{studies}");
+    let detail = get_json(port, &format!("/api/studies/{}", shown["study_id"])).unwrap();
+    let searched = s
+        .rows
+        .iter()
+        .filter(|r| r.phase != autotune::trial::TrialPhase::Final);
+    assert_eq!(detail["trials"].as_array().unwrap().len(), searched.count());
+    let complete = |t: &&serde_json::Value| t["state"] == "Complete";
+    let best = detail["trials"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(complete)
+        .filter_map(|t| t["values"][0].as_f64());
+    let measured = s
+        .rows
+        .iter()
+        .filter(|r| r.phase != autotune::trial::TrialPhase::Final)
+        .filter_map(|r| r.rate_rps);
+    assert!((best.fold(0.0, f64::max) - measured.fold(0.0, f64::max)).abs() < 1e-6);
 }
 
 /// Breaks when the patch is no YAML, a value changes on its way, or Kubernetes would take a text for a number.

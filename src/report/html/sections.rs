@@ -141,13 +141,14 @@ pub(super) fn configs(s: &Summary<'_>) -> String {
         }
     }
     format!(
-        "<section id=configs><h2>{}</h2><div class=scroll><table class=configs><thead><tr><th>parameter<th class=n>today<th class=n>{name}</tr></thead>\
+        "<section id=configs><h2>{}</h2><div class=scroll><table class=\"configs {}\"><thead><tr><th>parameter<th class=n>today<th class=n>{name}</tr></thead>\
          <tbody>{rows}</tbody></table></div><div class=paste>{paste}</div></section>",
         if s.is_win() {
             "What to change"
         } else {
             "Configuration"
-        }
+        },
+        verdict_class(s)
     )
 }
 
@@ -286,7 +287,7 @@ pub(super) fn trial_table(s: &Summary<'_>) -> String {
     let mut columns: Vec<(&str, &str)> = vec![("trial", "n"), ("phase", ""), ("outcome", ""), ("rps", "n")];
     columns.extend(s.space.parameters.iter().map(|p| (p.name.as_str(), "n")));
     columns.extend(["lost %", "p50 ms", "p99 ms", "cost"].map(|name| (name, "n")));
-    columns.extend([("curve", "curve"), ("binds", ""), ("reason", "")]);
+    columns.extend([("curve", "curve"), ("binds", ""), ("remarks", "")]);
     let mut head = String::new();
     for (name, class) in columns {
         let name = esc(name, 60);
@@ -315,11 +316,22 @@ pub(super) fn trial_table(s: &Summary<'_>) -> String {
     )
 }
 
-/// How a trial ended, the kind of failure included.
-fn outcome(r: &Row, t: &Trial) -> String {
-    match &t.outcome {
-        Some(Outcome::Failed { failure, .. }) => format!("failed: {}", failure.name()),
-        _ => r.outcome.to_owned(),
+/// How a trial ended, and the reason where nothing was measured, as HTML; and the remarks where something was.
+fn outcome(r: &Row, t: &Trial) -> (String, String) {
+    let reason = esc(&r.reason, REASON);
+    let (word, reason, remarks) = match &t.outcome {
+        Some(Outcome::Measured { .. }) | None => (r.outcome.to_owned(), String::new(), reason),
+        Some(Outcome::Failed { failure, .. }) => {
+            let kind = failure.name();
+            let why = reason.strip_prefix(&format!("{kind}: ")).map_or(reason.clone(), str::to_owned);
+            (format!("failed: {kind}"), why, String::new())
+        }
+        Some(_) => (r.outcome.to_owned(), reason, String::new()),
+    };
+    if reason.is_empty() {
+        (word, remarks)
+    } else {
+        (format!("{word}<small>{reason}</small>"), remarks)
     }
 }
 
@@ -341,13 +353,14 @@ fn row(out: &mut String, s: &Summary<'_>, r: &Row, t: &Trial, thumb: &str) {
         });
         format!("<span{interval}>{bound}{}</span>", rate(x))
     });
+    let (outcome, remarks) = outcome(r, t);
     let _ = write!(
         out,
         "<tr data-o={}{mark}><td class=n>{}<td>{}{round}<td>{}<td class=n data-v=\"{}\">{rps}",
         r.outcome,
         r.trial,
         r.phase.name(),
-        esc(&outcome(r, t), 60),
+        outcome,
         maybe(r.rate_rps, 3)
     );
     for p in &s.space.parameters {
@@ -365,7 +378,7 @@ fn row(out: &mut String, s: &Summary<'_>, r: &Row, t: &Trial, thumb: &str) {
         maybe(r.latency_ms.map(|l| l[2]), 1),
         maybe(r.cost, 3),
         r.binding.as_deref().map_or(String::new(), |b| esc(b, 40)),
-        esc(&r.reason, REASON)
+        remarks
     );
     out.push_str("</tr>\n");
 }

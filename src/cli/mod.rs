@@ -14,7 +14,7 @@ pub mod schema;
 pub mod serve;
 mod signals;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -172,6 +172,8 @@ fn init_tracing() {
         "hyper_util=warn",
         "reqwest=warn",
         "sqlx=warn",
+        // A slow statement on a loaded machine is no news for the user, and its text is ours.
+        "sqlx::query=error",
         "rustls=warn",
         "h2=warn",
     ] {
@@ -179,8 +181,10 @@ fn init_tracing() {
             filter = filter.add_directive(directive);
         }
     }
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(color)
         .with_writer(std::io::stderr);
     // A second call (tests) finds a subscriber: that one stays.
     drop(subscriber.try_init());

@@ -77,6 +77,14 @@ pub struct FinalDecision {
     pub words: String,
 }
 
+impl FinalDecision {
+    /// Whether both were measured often enough for a gain to be known; the fields of the gain are zero otherwise.
+    #[must_use]
+    pub fn is_compared(&self) -> bool {
+        self.pairs >= 2 || self.gain.iter().any(|g| g.abs() > 0.0)
+    }
+}
+
 /// A rendering that could not be made: a bug, with what it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("could not render {what}: {why}")]

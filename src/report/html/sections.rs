@@ -7,7 +7,7 @@ use super::curves::{highest_offered, thumbnail};
 use super::{esc, figure, verdict_class};
 use crate::report::text::{maybe, number, percent, rate, signed_percent};
 use crate::report::{
-    Row, Summary, compose_override, objective_words, recommended_env, warnings::warnings as found,
+    FinalDecision, Row, Summary, compose_override, objective_words, recommended_env, warnings::warnings as found,
 };
 use crate::space::{Binding, Config, Limit, Parameter};
 use crate::trial::{Outcome, Trial, TrialPhase};
@@ -39,16 +39,13 @@ pub(super) fn verdict(s: &Summary<'_>) -> String {
         let _ = write!(
             cards,
             "<div class=cards><div class=card><span>today</span><b>{}</b> rps{}</div><div class=\"card {}\"><span>{other}</span><b>{}</b> rps{}</div>\
-             <div class=card><span>difference</span><b>{} %</b><small>{} to {} % ({} pairs)</small></div></div>",
+             <div class=card><span>difference</span>{}</div></div>",
             rate(d.baseline_rps),
             interval(&s.baseline),
             verdict_class(s),
             rate(d.winner_rps),
             interval(&d.config),
-            signed_percent(d.gain[1]),
-            signed_percent(d.gain[0]),
-            signed_percent(d.gain[2]),
-            d.pairs
+            difference(d)
         );
         if !d.words.is_empty() {
             let _ = write!(cards, "<p class=note>{}</p>", esc(&d.words, 600));
@@ -60,6 +57,20 @@ pub(super) fn verdict(s: &Summary<'_>) -> String {
         esc(&s.meta.name, 120),
         esc(&s.headline(), 1_200),
         first_warnings(s)
+    )
+}
+
+/// The gain and its interval, or that there is none.
+fn difference(d: &FinalDecision) -> String {
+    if !d.is_compared() {
+        return "<b>–</b><small>too few rounds</small>".to_owned();
+    }
+    format!(
+        "<b>{} %</b><small>{} to {} % ({} pairs)</small>",
+        signed_percent(d.gain[1]),
+        signed_percent(d.gain[0]),
+        signed_percent(d.gain[2]),
+        d.pairs
     )
 }
 

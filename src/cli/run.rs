@@ -49,6 +49,9 @@ struct CommonArgs {
     /// Seed of a new study.
     #[arg(long, value_name = "N", env = "AUTOTUNE_SEED")]
     seed: Option<u64>,
+    /// Begin with what an earlier study of the same or an overlapping space knows; the finals don't see it.
+    #[arg(long, value_name = "DIR", env = "AUTOTUNE_PRIOR")]
+    prior: Option<PathBuf>,
     /// Archive an earlier study of this name and begin again.
     #[arg(long, env = "AUTOTUNE_FRESH")]
     fresh: bool,
@@ -111,8 +114,15 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         fresh: args.fresh,
         trials: args.trials,
         budget,
+        prior: args.prior.clone(),
+        confirm: None,
         unguarded: false,
     };
+    Box::pin(drive(&spec, &options, global)).await
+}
+
+/// Runs a study or a confirmation with a console and signals, and prints how it ended.
+pub(super) async fn drive(spec: &StudySpec, options: &RunOptions, global: &Global) -> anyhow::Result<u8> {
     let verbosity = if global.quiet {
         Verbosity::Quiet
     } else {
@@ -121,7 +131,7 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
     let mut console = Console::new(verbosity);
     let mut signals = signals::listen()?;
     let end = tokio::select! {
-        end = study::run(&spec, &options, &mut console, signals.stop.clone()) => end?,
+        end = study::run(spec, options, &mut console, signals.stop.clone()) => end?,
         // The guardian, which sees its pipe close, gives the container back.
         second = &mut signals.impatient => {
             let code = 128_u8.saturating_add(second.unwrap_or(2));

@@ -28,6 +28,8 @@ mod page;
 mod process_study;
 mod process_sut;
 mod report;
+mod search_ask;
+mod search_confirm;
 mod stack_study;
 mod store;
 mod support;

@@ -65,12 +65,14 @@ pub fn history(trials: &[Trial]) -> History {
     trials.iter().filter_map(Trial::observation).collect()
 }
 
-/// The next trial of the search, or why it is over.
+/// The next trial of the search, or why it is over. `prior` is what an earlier study knew: the optimizer sees it before
+/// the trials of this one; the finals don't see it.
 #[must_use]
 pub fn next_search(
     space: &Space,
     limits: &Limits,
     trials: &[Trial],
+    prior: &History,
     clock: Clock,
     optimizer: &dyn Optimizer,
 ) -> Next {
@@ -100,14 +102,15 @@ pub fn next_search(
     {
         return over("the rest of the time is kept for the finals");
     }
-    let history = history(trials);
+    let mut seen = prior.clone();
+    seen.extend(history(trials));
     let context = AskContext {
         seed: limits.seed,
         trials: affordable(limits, trials, clock),
         required: limits.required,
     };
-    match optimizer.ask(space, &history, &context) {
-        Ask::Config(config) => trial(optimizer::phase_of(space, &history, &config), config, None),
+    match optimizer.ask(space, &seen, &context) {
+        Ask::Config(config) => trial(optimizer::phase_of(space, &seen, &config), config, None),
         Ask::Stop(why) => over(&why),
     }
 }
@@ -123,12 +126,55 @@ pub fn finalists(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock)
 /// The next trial of the finals, or the decision.
 #[must_use]
 pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Next {
-    let history = history(trials);
     let finalists = finalists(space, limits, trials, clock);
     if finalists.is_empty() {
         return Next::Nothing("nothing but today's configuration carried anything: it stays".to_owned());
     }
-    let done: Vec<FinalResult> = trials.iter().filter_map(FinalResult::of_trial).collect();
+    next_pairing(space, limits, trials, clock, &finalists, 1)
+}
+
+/// The next trial of a confirmation of `candidate`, or the decision. Only trials from number `first` on count, so that
+/// earlier finals decide nothing here; `candidate` may be today's configuration, which is then measured against itself.
+#[must_use]
+pub fn next_confirm(
+    space: &Space,
+    limits: &Limits,
+    trials: &[Trial],
+    clock: Clock,
+    candidate: &Config,
+    first: u32,
+) -> Next {
+    next_pairing(
+        space,
+        limits,
+        trials,
+        clock,
+        std::slice::from_ref(candidate),
+        first,
+    )
+}
+
+/// The next trial of interleaved rounds that begin with trial `first`. Rounds of earlier finals keep their numbers: new
+/// ones go on counting.
+fn next_pairing(
+    space: &Space,
+    limits: &Limits,
+    trials: &[Trial],
+    clock: Clock,
+    finalists: &[Config],
+    first: u32,
+) -> Next {
+    let earlier = trials.iter().filter(|t| t.number < first);
+    let rounds_before = earlier.filter_map(|t| t.round).max().unwrap_or(0);
+    let done: Vec<FinalResult> = trials
+        .iter()
+        .filter(|t| t.number >= first)
+        .filter_map(FinalResult::of_trial)
+        .map(|mut r| {
+            r.round = r.round.saturating_sub(rounds_before);
+            r
+        })
+        .collect();
     // A round that has begun needs only what is missing in it.
     let last = done.iter().map(|d| d.round).max().unwrap_or(0);
     let in_last = done.iter().filter(|d| d.round == last).count();
@@ -138,12 +184,16 @@ pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock
     };
     let needed = typical(trials, true).saturating_mul(u32::try_from(missing).unwrap_or(u32::MAX));
     let another = clock.left.is_none_or(|left| left >= needed);
-    let noise = optimizer::recommend(space, &history, limits.required).map_or(0.05, |r| r.noise);
+    let noise = optimizer::recommend(space, &history(trials), limits.required).map_or(0.05, |r| r.noise);
     let plan = FinalsPlan::new(limits.pairs, limits.seed)
         .with_noise(noise)
         .with_required(limits.required);
-    match finals::next_final(&plan, space, &finalists, &space.baseline(), &done, another) {
-        FinalStep::Measure { config, round } => trial(TrialPhase::Final, config, Some(round)),
+    match finals::next_final(&plan, space, finalists, &space.baseline(), &done, another) {
+        FinalStep::Measure { config, round } => trial(
+            TrialPhase::Final,
+            config,
+            Some(round.saturating_add(rounds_before)),
+        ),
         FinalStep::Decided(decision) => Next::Decided(Box::new(decision)),
     }
 }
@@ -331,7 +381,7 @@ mod tests {
         let (space, limits) = (space(), limits(search));
         let mut trials: Vec<Trial> = Vec::new();
         for _ in 0..200 {
-            let next = match next_search(&space, &limits, &trials, NO_CLOCK, &Sobol) {
+            let next = match next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol) {
                 Next::SearchOver(_) => next_final(&space, &limits, &trials, NO_CLOCK),
                 next => next,
             };
@@ -367,7 +417,7 @@ mod tests {
         let (trials, _) = play(4);
         for cut in 0..trials.len() {
             let (space, limits) = (space(), limits(4));
-            let next = match next_search(&space, &limits, &trials[..cut], NO_CLOCK, &Sobol) {
+            let next = match next_search(&space, &limits, &trials[..cut], &History::new(), NO_CLOCK, &Sobol) {
                 Next::SearchOver(_) => next_final(&space, &limits, &trials[..cut], NO_CLOCK),
                 next => next,
             };
@@ -389,7 +439,7 @@ mod tests {
         let (space, limits) = (space(), limits(4));
         let mut open = done(1, TrialPhase::Baseline, &space.baseline(), None, 20.0);
         open.outcome = Some(Outcome::Interrupted);
-        let next = next_search(&space, &limits, &[open], NO_CLOCK, &Sobol);
+        let next = next_search(&space, &limits, &[open], &History::new(), NO_CLOCK, &Sobol);
         assert!(matches!(
             next,
             Next::Trial {
@@ -411,6 +461,7 @@ mod tests {
                 &space(),
                 &limits(50),
                 std::slice::from_ref(&baseline),
+                &History::new(),
                 clock(left),
                 &Sobol,
             )

@@ -32,6 +32,8 @@ mod scale_docker;
 mod scale_ladder;
 mod scale_objective;
 mod scale_stack;
+mod search_ask;
+mod search_confirm;
 mod stack_study;
 mod store;
 mod support;

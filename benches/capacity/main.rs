@@ -116,12 +116,12 @@ fn main() {
     race(seeds, noise, &capacities);
 }
 
-/// The runs that are off by more than 5 %, to be looked at with `--trace`.
+/// The runs that are off by more than 5 % or fail the soak, to be looked at with `--trace`.
 fn list_off(service: &str, capacities: &[f64], seeds: u64, runs: &[Run]) {
     let of = capacities.iter().flat_map(|c| (0..seeds).map(move |s| (*c, s)));
     for ((c, seed), r) in of.zip(runs) {
         let error = r.rate.map_or(-1.0, |x| x / r.truth - 1.0);
-        if error.abs() > 0.05 {
+        if error.abs() > 0.05 || r.soaked == Some(false) {
             println!(
                 "    --only '{service}' --capacity {c} --trace {seed}: {:.1} %, {:.0} s, soaked {:?}",
                 error * 100.0,

@@ -13,6 +13,9 @@
 #![allow(unreachable_pub, clippy::float_cmp)]
 
 mod browser;
+mod capacity_bad_input;
+mod capacity_service;
+mod capacity_truth;
 mod docker_faults;
 mod docker_kit;
 mod docker_real;

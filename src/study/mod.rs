@@ -3,10 +3,11 @@
 //! One loop: the agenda says what comes next, a trial is run, everything is on disk before the next. What is
 //! decided, is decided elsewhere; here are effects, deadlines and the order of giving back.
 
+mod binds;
 mod files;
 mod measure;
 mod run_trial;
-mod smoke;
+pub(crate) mod smoke;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -116,6 +117,13 @@ pub async fn run(
         .map_err(|e| ExitError::new(exit::DATA, e))?;
     let meta = open_study(&spec, &facts, &store).await?;
     let trials = close_interrupted(&store).await?;
+    // What was warned of before a resume is in the journal already.
+    let warned = store
+        .events(kinds::WARNING)
+        .await?
+        .into_iter()
+        .filter_map(|w| w.as_str().map(str::to_owned))
+        .collect();
     let spent_before =
         Duration::from_secs_f64(trials.iter().map(|t| t.seconds).sum::<f64>().clamp(0.0, 3.2e7));
     let mut study = Study {
@@ -131,7 +139,7 @@ pub async fn run(
         started,
         spent_before,
         faults_in_a_row: 0,
-        warned: BTreeSet::new(),
+        warned,
     };
     let outcome = Box::pin(study.search_and_decide()).await;
     let end = Box::pin(study.finish(outcome)).await;
@@ -252,7 +260,9 @@ impl Study<'_> {
         self.warn_once(self.facts.warnings.clone()).await;
         self.smoke().await?;
         Box::pin(self.search()).await?;
-        Box::pin(self.finals()).await
+        let decision = Box::pin(self.finals()).await?;
+        self.say_what_binds(decision.as_ref()).await?;
+        Ok(decision)
     }
 
     async fn search(&mut self) -> Result<(), ExitError> {
@@ -268,6 +278,7 @@ impl Study<'_> {
                 Next::Trial { phase, config, round } => {
                     Box::pin(self.trial(phase, config, round)).await?;
                     self.baseline_must_work()?;
+                    self.say_what_was_learned().await;
                 }
                 Next::SearchOver(why) => {
                     self.sink.event(&Event::SearchEnded(why));

@@ -13,6 +13,9 @@
 #![allow(unreachable_pub, clippy::float_cmp)]
 
 mod browser;
+mod diagnosis_recorded;
+mod diagnosis_report;
+mod diagnosis_stack;
 mod docker_faults;
 mod docker_kit;
 mod docker_real;

@@ -72,6 +72,9 @@ pub(crate) struct Study<'a> {
     started: Instant,
     spent_before: Duration,
     faults_in_a_row: u32,
+    /// The longest deployment so far: giving the container back takes as long.
+    slowest_deploy: Duration,
+    given_back: bool,
     warned: BTreeSet<String>,
 }
 
@@ -115,7 +118,7 @@ pub async fn run(
     spec.set_baselines(&facts.today)
         .map_err(|e| ExitError::new(exit::DATA, e))?;
     let meta = open_study(&spec, &facts, &store).await?;
-    let trials = close_interrupted(&store).await?;
+    let trials = close_interrupted(&store, sink).await?;
     let spent_before =
         Duration::from_secs_f64(trials.iter().map(|t| t.seconds).sum::<f64>().clamp(0.0, 3.2e7));
     let mut study = Study {
@@ -131,13 +134,15 @@ pub async fn run(
         started,
         spent_before,
         faults_in_a_row: 0,
+        slowest_deploy: Duration::ZERO,
+        given_back: false,
         warned: BTreeSet::new(),
     };
     let outcome = Box::pin(study.search_and_decide()).await;
     let end = Box::pin(study.finish(outcome)).await;
     // Without "done" the guardian goes on trying to give the container back.
     if let Some(g) = guardian
-        && end.as_ref().err().is_none_or(|e| e.code != exit::RESTORE_FAILED)
+        && study.given_back
     {
         g.done();
     }
@@ -180,7 +185,7 @@ async fn open_study(spec: &StudySpec, facts: &SutFacts, store: &Sqlite) -> Resul
 }
 
 /// Trials that were open when the tool died are closed as interrupted; they will be asked again.
-async fn close_interrupted(store: &Sqlite) -> Result<Vec<Trial>, ExitError> {
+async fn close_interrupted(store: &Sqlite, sink: &mut dyn Sink) -> Result<Vec<Trial>, ExitError> {
     for t in store.trials().await?.iter().filter(|t| t.outcome.is_none()) {
         let end = TrialEnd {
             outcome: Outcome::Interrupted,
@@ -188,6 +193,10 @@ async fn close_interrupted(store: &Sqlite) -> Result<Vec<Trial>, ExitError> {
             binding: None,
         };
         store.finish_trial(t.number, &end).await?;
+        sink.event(&Event::Note(format!(
+            "trial {} was cut off when an earlier run ended; it counts as interrupted and is repeated",
+            t.number
+        )));
     }
     Ok(store.trials().await?)
 }
@@ -233,7 +242,7 @@ impl Study<'_> {
 
     fn clock(&self) -> Clock {
         let budget = self.options.budget.or(self.spec.budget);
-        let used = self.started.elapsed() + self.spent_before;
+        let used = self.started.elapsed() + self.spent_before + self.slowest_deploy;
         Clock {
             budget,
             left: budget.map(|b| b.saturating_sub(used)),
@@ -249,7 +258,11 @@ impl Study<'_> {
             left: self.clock().left,
         });
         self.record_environment().await?;
-        self.warn_once(self.facts.warnings.clone()).await;
+        let mut warnings = self.facts.warnings.clone();
+        if let Some(load) = &self.spec.load {
+            warnings.extend(files::generator_limits(load.connections));
+        }
+        self.warn_once(warnings).await;
         self.smoke().await?;
         Box::pin(self.search()).await?;
         Box::pin(self.finals()).await
@@ -320,6 +333,7 @@ impl Study<'_> {
     /// Gives everything back, writes the files, and says how it ended: in this order, whatever came before.
     async fn finish(&mut self, outcome: Result<Option<Decision>, ExitError>) -> Result<RunEnd, ExitError> {
         let given_back = self.give_back().await;
+        self.given_back = given_back.is_ok();
         let written = self.write_results().await;
         match &given_back {
             Ok(Some(words)) => self.sink.event(&Event::Note(words.clone())),

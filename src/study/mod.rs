@@ -98,6 +98,9 @@ pub(crate) struct Study<'a> {
     started: Instant,
     spent_before: Duration,
     faults_in_a_row: u32,
+    /// The longest deployment so far: giving the container back takes as long.
+    slowest_deploy: Duration,
+    given_back: bool,
     warned: BTreeSet<String>,
 }
 
@@ -148,7 +151,7 @@ pub async fn run(
         None => open_study(&spec, &facts, &store).await?,
         Some(_) => confirmed_study(&spec, &facts, &store, sink).await?,
     };
-    let trials = close_interrupted(&store, options.confirm.is_some()).await?;
+    let trials = close_interrupted(&store, options.confirm.is_some(), sink).await?;
     let confirming = match options.confirm {
         None => None,
         Some(which) => Some(Confirmation::begin(&store, &trials, which == Confirm::Fastest).await?),
@@ -180,13 +183,15 @@ pub async fn run(
         started,
         spent_before,
         faults_in_a_row: 0,
+        slowest_deploy: Duration::ZERO,
+        given_back: false,
         warned,
     };
     let outcome = Box::pin(study.search_and_decide()).await;
     let end = Box::pin(study.finish(outcome)).await;
     // Without "done" the guardian goes on trying to give the container back.
     if let Some(g) = guardian
-        && end.as_ref().err().is_none_or(|e| e.code != exit::RESTORE_FAILED)
+        && study.given_back
     {
         g.done();
     }
@@ -290,7 +295,11 @@ async fn take_prior(
 
 /// Trials that were open when the tool died are closed as interrupted; they will be asked again. A confirmation closes
 /// only its own kind: trials that were asked for may still be told.
-async fn close_interrupted(store: &Sqlite, only_finals: bool) -> Result<Vec<Trial>, ExitError> {
+async fn close_interrupted(
+    store: &Sqlite,
+    only_finals: bool,
+    sink: &mut dyn Sink,
+) -> Result<Vec<Trial>, ExitError> {
     let is_ours = |t: &&Trial| t.outcome.is_none() && (!only_finals || t.phase == TrialPhase::Final);
     for t in store.trials().await?.iter().filter(is_ours) {
         let end = TrialEnd {
@@ -299,6 +308,10 @@ async fn close_interrupted(store: &Sqlite, only_finals: bool) -> Result<Vec<Tria
             binding: None,
         };
         store.finish_trial(t.number, &end).await?;
+        sink.event(&Event::Note(format!(
+            "trial {} was cut off when an earlier run ended; it counts as interrupted and is repeated",
+            t.number
+        )));
     }
     Ok(store.trials().await?)
 }
@@ -347,7 +360,7 @@ impl Study<'_> {
             None => self.options.budget.or(self.spec.budget),
             Some(_) => self.options.budget,
         };
-        let used = self.started.elapsed() + self.spent_before;
+        let used = self.started.elapsed() + self.spent_before + self.slowest_deploy;
         Clock {
             budget,
             left: budget.map(|b| b.saturating_sub(used)),
@@ -363,13 +376,12 @@ impl Study<'_> {
             left: self.clock().left,
         });
         self.record_environment().await?;
-        self.warn_once(self.facts.warnings.clone()).await;
-        self.warn_once(
-            instances::overcommitted(&self.spec.space, &self.facts)
-                .into_iter()
-                .collect(),
-        )
-        .await;
+        let mut warnings = self.facts.warnings.clone();
+        if let Some(load) = &self.spec.load {
+            warnings.extend(files::generator_limits(load.connections));
+        }
+        warnings.extend(instances::overcommitted(&self.spec.space, &self.facts));
+        self.warn_once(warnings).await;
         self.smoke().await?;
         if let Some(what) = self.confirming.clone() {
             return Box::pin(self.confirm(&what)).await;
@@ -458,6 +470,7 @@ impl Study<'_> {
     /// Gives everything back, writes the files, and says how it ended: in this order, whatever came before.
     async fn finish(&mut self, outcome: Result<Option<Decision>, ExitError>) -> Result<RunEnd, ExitError> {
         let given_back = self.give_back().await;
+        self.given_back = given_back.is_ok();
         let written = self.write_results().await;
         match &given_back {
             Ok(Some(words)) => self.sink.event(&Event::Note(words.clone())),

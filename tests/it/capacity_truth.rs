@@ -35,7 +35,10 @@ pub fn found(child: Child) -> (Value, i32, String) {
 fn is_right(capacity: f64, name: &str, child: Child) {
     let (json, code, said) = found(child);
     let rate = json["sustainable_rps"].as_f64().unwrap_or(0.0);
-    println!("{name}: {rate:.1} of {capacity} rps in {:.0} s\n{said}", json["seconds"].as_f64().unwrap_or(0.0));
+    println!(
+        "{name}: {rate:.1} of {capacity} rps in {:.0} s\n{said}",
+        json["seconds"].as_f64().unwrap_or(0.0)
+    );
     assert_eq!(code, 0, "{name}: {json}");
     assert_eq!(json["verdict"], "sustainable", "{name}: {said}");
     assert!(
@@ -43,7 +46,10 @@ fn is_right(capacity: f64, name: &str, child: Child) {
         "{name}: {rate:.1} rps where {capacity} are the truth\n{said}"
     );
     let peak = json["peak_offered_rps"].as_f64().unwrap_or(f64::MAX);
-    assert!(peak < 2.0 * capacity, "{name}: {peak:.1} rps were offered\n{said}");
+    assert!(
+        peak < 2.0 * capacity,
+        "{name}: {peak:.1} rps were offered\n{said}"
+    );
 }
 
 /// At twice the capacity a pool with SQLAlchemy's timeout fails nobody for 30 s: judged by error responses the answer is
@@ -63,6 +69,10 @@ fn capacities_by_construction_are_found_whatever_the_pool_timeout() {
         .map(|(_, _, service)| search(&service.url(), &["--max-rate", "5000", "--timeout", "40s"]))
         .collect();
     for ((capacity, timeout, _), child) in cases.iter().zip(running) {
-        is_right(*capacity, &format!("{capacity} rps, pool timeout {timeout} s"), child);
+        is_right(
+            *capacity,
+            &format!("{capacity} rps, pool timeout {timeout} s"),
+            child,
+        );
     }
 }

@@ -37,11 +37,16 @@ pub enum WriteFault {
     Fail,
     /// Written, and reported as an I/O error: the answer was lost.
     FailAfter,
-    /// The process ends before the write.
-    AbortBefore,
-    /// The process ends when the write is on disk.
-    AbortAfter,
+    /// SIGKILL before the write.
+    KillBefore,
+    /// SIGKILL when the write is on disk.
+    KillAfter,
 }
+
+/// Builds for development take the fault of one write from here, "7 kill_after", so that a whole run of the tool can be
+/// killed at any write. A release knows nothing of it.
+#[cfg(debug_assertions)]
+const FAULT_VARIABLE: &str = "AUTOTUNE_TEST_JOURNAL_FAULT";
 
 /// Decides on the write with this number (from 1, counted over the life of one journal).
 pub type WriteHook = Arc<dyn Fn(u64) -> WriteFault + Send + Sync>;
@@ -106,7 +111,7 @@ impl Sqlite {
             pool,
             path,
             writes: Arc::new(AtomicU64::new(0)),
-            hook: None,
+            hook: hook_from_env(),
         }
     }
 
@@ -162,8 +167,8 @@ impl Sqlite {
         let injected = || StoreError::Io(format!("injected fault at journal write {number} ({what})"));
         match fault {
             WriteFault::Fail => return Err(injected()),
-            WriteFault::AbortBefore => std::process::abort(),
-            WriteFault::Go | WriteFault::FailAfter | WriteFault::AbortAfter => {}
+            WriteFault::KillBefore => die(),
+            WriteFault::Go | WriteFault::FailAfter | WriteFault::KillAfter => {}
         }
         // One statement is one transaction, and synchronous FULL syncs the log before it returns.
         let done = query
@@ -172,7 +177,7 @@ impl Sqlite {
             .map_err(|e| self.error(what, &e))?;
         match fault {
             WriteFault::FailAfter => Err(injected()),
-            WriteFault::AbortAfter => std::process::abort(),
+            WriteFault::KillAfter => die(),
             _ => Ok(done),
         }
     }
@@ -355,6 +360,32 @@ impl Journal for Sqlite {
             .map_err(|e| self.error("be read", &e))?;
         texts.iter().map(|t| self.parse("event", t)).collect()
     }
+}
+
+/// kill -9 of this very process: nothing is unwound, flushed or told.
+fn die() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    std::process::abort()
+}
+
+#[cfg(debug_assertions)]
+fn hook_from_env() -> Option<WriteHook> {
+    let text = std::env::var(FAULT_VARIABLE).ok()?;
+    let (at, how) = text.split_once(' ')?;
+    let at: u64 = at.parse().ok()?;
+    let fault = match how {
+        "fail" => WriteFault::Fail,
+        "fail_after" => WriteFault::FailAfter,
+        "kill_before" => WriteFault::KillBefore,
+        "kill_after" => WriteFault::KillAfter,
+        _ => return None,
+    };
+    Some(Arc::new(move |n| if n == at { fault } else { WriteFault::Go }))
+}
+
+#[cfg(not(debug_assertions))]
+fn hook_from_env() -> Option<WriteHook> {
+    None
 }
 
 impl Sqlite {

@@ -98,6 +98,8 @@ pub mod kinds {
     pub const DECISION: &str = "decision";
     /// One sentence on what binds the recommended config: a text.
     pub const BINDS: &str = "binds";
+    /// The connection budget with what the database said, as `spec::Connections`; written once a study.
+    pub const CONNECTIONS: &str = "connections";
     /// Observations of an earlier study that this one began with: `from`, and `lines` of the optimizer's history.
     pub const PRIOR: &str = "prior";
     /// A confirmation that began: its config, its first trial, and how many decisions there were before.

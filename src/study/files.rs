@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use super::Study;
 use crate::event::Event;
 use crate::exit::ExitError;
-use crate::report::{FinalDecision, FinalVerdict};
 use crate::results;
 use crate::store::{Journal, kinds};
 

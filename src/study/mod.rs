@@ -3,12 +3,14 @@
 //! One loop: the agenda says what comes next, a trial is run, everything is on disk before the next. What is
 //! decided, is decided elsewhere; here are effects, deadlines and the order of giving back.
 
+mod binds;
 mod confirm;
 mod files;
+pub mod instances;
 mod measure;
 pub(crate) mod prior;
 mod run_trial;
-mod smoke;
+pub(crate) mod smoke;
 pub(crate) mod standing;
 
 use std::collections::BTreeSet;
@@ -141,6 +143,7 @@ pub async fn run(
     let mut spec = spec.clone();
     spec.set_baselines(&facts.today)
         .map_err(|e| ExitError::new(exit::DATA, e))?;
+    instances::limit_journalled(&mut spec, &facts.addresses, &store, sink).await?;
     let meta = match options.confirm {
         None => open_study(&spec, &facts, &store).await?,
         Some(_) => confirmed_study(&spec, &facts, &store, sink).await?,
@@ -155,6 +158,13 @@ pub async fn run(
     let first = confirming.as_ref().map_or(0, |c| c.first_trial);
     let spent = trials.iter().filter(|t| t.number >= first).map(|t| t.seconds);
     let spent_before = Duration::from_secs_f64(spent.sum::<f64>().clamp(0.0, 3.2e7));
+    // What was warned of before a resume is in the journal already.
+    let warned = store
+        .events(kinds::WARNING)
+        .await?
+        .into_iter()
+        .filter_map(|w| w.as_str().map(str::to_owned))
+        .collect();
     let mut study = Study {
         spec,
         options,
@@ -170,7 +180,7 @@ pub async fn run(
         started,
         spent_before,
         faults_in_a_row: 0,
-        warned: BTreeSet::new(),
+        warned,
     };
     let outcome = Box::pin(study.search_and_decide()).await;
     let end = Box::pin(study.finish(outcome)).await;
@@ -354,12 +364,20 @@ impl Study<'_> {
         });
         self.record_environment().await?;
         self.warn_once(self.facts.warnings.clone()).await;
+        self.warn_once(
+            instances::overcommitted(&self.spec.space, &self.facts)
+                .into_iter()
+                .collect(),
+        )
+        .await;
         self.smoke().await?;
         if let Some(what) = self.confirming.clone() {
             return Box::pin(self.confirm(&what)).await;
         }
         Box::pin(self.search()).await?;
-        Box::pin(self.finals()).await
+        let decision = Box::pin(self.finals()).await?;
+        self.say_what_binds(decision.as_ref()).await?;
+        Ok(decision)
     }
 
     async fn search(&mut self) -> Result<(), ExitError> {
@@ -376,6 +394,7 @@ impl Study<'_> {
                 Next::Trial { phase, config, round } => {
                     Box::pin(self.trial(phase, config, round)).await?;
                     self.baseline_must_work()?;
+                    self.say_what_was_learned().await;
                 }
                 Next::SearchOver(why) => {
                     let said = serde_json::Value::String(why.clone());

@@ -520,7 +520,7 @@ mod tests {
         let (space, limits) = (space(), limits(5));
         let mut trials: Vec<Trial> = Vec::new();
         for _ in 0..20 {
-            let next = next_search(&space, &limits, &trials, &Vec::new(), NO_CLOCK, &Sobol);
+            let next = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
             let Next::Trial { phase, config, round } = next else {
                 assert!(matches!(next, Next::SearchOver(why) if why.contains("nothing that is tuned")));
                 assert_eq!(trials.len(), 4, "baseline, again, both ends");
@@ -541,7 +541,7 @@ mod tests {
         let (space, limits) = (space(), limits(5));
         let mut trials: Vec<Trial> = Vec::new();
         for phase in [TrialPhase::Baseline, TrialPhase::Anchor] {
-            let next = next_search(&space, &limits, &trials, &Vec::new(), NO_CLOCK, &Sobol);
+            let next = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
             assert!(
                 matches!(next, Next::Trial { phase: p, .. } if p == phase),
                 "{next:?}"
@@ -552,7 +552,7 @@ mod tests {
             }
             trials.push(t);
         }
-        let end = next_search(&space, &limits, &trials, &Vec::new(), NO_CLOCK, &Sobol);
+        let end = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
         assert!(matches!(end, Next::SearchOver(why) if why.contains("generator")));
     }
 

@@ -112,6 +112,8 @@ pub struct Plan {
     pub finals_s: f64,
     /// Trials that fit.
     pub trials: Option<u64>,
+    /// Restarts of the service that this takes, finals and giving back included.
+    pub restarts: Option<u64>,
     /// Longest run time, seconds: the budget, or what the trials take.
     pub seconds: Option<f64>,
     /// What is odd but no mistake.
@@ -194,6 +196,7 @@ pub fn plan(spec: &StudySpec) -> Plan {
         trial_s,
         finals_s,
         trials,
+        restarts: trials.map(|n| n + u64::from(spec.confirm.pairs) * FINALISTS as u64 + 1),
         seconds,
         warnings,
         hash: spec.hash.clone(),
@@ -296,8 +299,11 @@ fn lines(plan: &Plan) -> Vec<String> {
     let end = plan
         .seconds
         .map_or(String::new(), |s| format!("; {} at most in all", time(s)));
+    let restarts = plan
+        .restarts
+        .map_or(String::new(), |n| format!("; about {n} restarts of the service"));
     out.push(format!(
-        "{trials}{} each, finals {}{end}",
+        "{trials}{} each, finals {}{end}{restarts}",
         time(plan.trial_s),
         time(plan.finals_s)
     ));

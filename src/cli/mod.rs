@@ -7,6 +7,7 @@ pub mod check;
 pub mod completions;
 pub mod ladder;
 pub mod load;
+mod notify;
 pub mod report;
 mod restore;
 mod run;
@@ -14,7 +15,7 @@ pub mod schema;
 pub mod serve;
 mod signals;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -68,7 +69,7 @@ enum Command {
     Ladder(ladder::LadderArgs),
     /// Write a study's tables, recommendation and report again from its journal.
     Report(report::ReportArgs),
-    /// The recommendation as env, compose, SQLAlchemy, Kubernetes, JSON or an Optuna journal.
+    /// The recommendation as env, compose, SQLAlchemy, Kubernetes or JSON; the study as an Optuna journal or a picture.
     Export(report::ExportArgs),
     /// Two studies beside each other, with the interval of their difference.
     Compare(report::CompareArgs),
@@ -96,12 +97,18 @@ enum Command {
 #[must_use]
 pub fn main(cli: Cli) -> u8 {
     init_tracing();
+    let json = cli.global.json;
     match dispatch(cli) {
         Ok(code) => code,
         Err(e) => {
             let code = e.downcast_ref::<ExitError>().map_or(exit::SOFTWARE, |e| e.code);
             // Nothing is left to do when stderr itself is gone.
             drop(writeln!(std::io::stderr(), "autotune: {e:#}"));
+            if json {
+                // A script that reads one document gets one, whatever happened.
+                let document = serde_json::json!({ "error": format!("{e:#}"), "code": code });
+                drop(writeln!(std::io::stdout(), "{document}"));
+            }
             code
         }
     }
@@ -129,13 +136,18 @@ async fn execute(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Capacity(args) => Box::pin(capacity::run(&args, global.json, global.quiet)).await,
         Command::Ladder(args) => Box::pin(ladder::run(&args, global.json, global.quiet)).await,
         Command::Report(args) => report::report(&args, global.json).await,
-        Command::Export(args) => report::export(&args).await,
+        Command::Export(args) => report::export(&args, global.json).await,
         Command::Compare(args) => report::compare(&args, global.json).await,
         Command::Runs(args) => report::runs(&args, global.json).await,
-        Command::Serve(args) => serve::serve(&args, signals::interrupted()).await,
-        Command::Schema(args) => Ok(schema::run(&args, &mut out())?),
-        Command::Completions(args) => Ok(completions::completions(&args, Cli::command(), &mut out())?),
-        Command::Man(args) => Ok(completions::man(&args, Cli::command(), &mut out())?),
+        Command::Serve(args) => serve::serve(&args, global, signals::interrupted()).await,
+        Command::Schema(args) => Ok(schema::run(&args, global.json, &mut out())?),
+        Command::Completions(args) => Ok(completions::completions(
+            &args,
+            Cli::command(),
+            global.json,
+            &mut out(),
+        )?),
+        Command::Man(args) => completions::man(&args, Cli::command(), global.json, &mut out()),
         Command::Restore(args) => restore::run(&args, global).await,
         Command::Guardian => Ok(crate::guardian::run_child().await),
         Command::DemoApi => Ok(exit::OK),
@@ -164,6 +176,8 @@ fn init_tracing() {
         "hyper_util=warn",
         "reqwest=warn",
         "sqlx=warn",
+        // A slow statement on a loaded machine is no news for the user, and its text is ours.
+        "sqlx::query=error",
         "rustls=warn",
         "h2=warn",
     ] {
@@ -171,8 +185,10 @@ fn init_tracing() {
             filter = filter.add_directive(directive);
         }
     }
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(color)
         .with_writer(std::io::stderr);
     // A second call (tests) finds a subscriber: that one stays.
     drop(subscriber.try_init());

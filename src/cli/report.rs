@@ -10,7 +10,7 @@ use crate::exit::{self, ExitError};
 use crate::report::{self, ExportError, FinalDecision, Format};
 use crate::results::{self, Study};
 use crate::spec::MOST_INSTANCES;
-use crate::store::{self, Sqlite};
+use crate::store::{self, Sqlite, StoreError};
 
 /// Arguments of `report`.
 #[derive(Debug, Clone, Args)]
@@ -67,6 +67,8 @@ pub enum ExportFormat {
     Json,
     /// A journal file for optuna-dashboard.
     Optuna,
+    /// A picture of the search and the finals.
+    Svg,
 }
 
 impl From<ExportFormat> for Format {
@@ -78,6 +80,7 @@ impl From<ExportFormat> for Format {
             ExportFormat::Kubernetes => Self::Kubernetes,
             ExportFormat::Json => Self::Json,
             ExportFormat::Optuna => Self::Optuna,
+            ExportFormat::Svg => Self::Svg,
         }
     }
 }
@@ -105,8 +108,49 @@ pub struct RunsArgs {
     pub results: PathBuf,
 }
 
+/// The study's journal, or where studies are.
+pub(super) async fn journal(dir: &Path) -> Result<Sqlite, ExitError> {
+    match Sqlite::open_read_only(dir).await {
+        Err(StoreError::Missing(why)) => {
+            let near = nearby(dir).await;
+            let hint = if near.is_empty() {
+                "; `autotune runs --results DIR` lists the studies of a folder".to_owned()
+            } else {
+                format!("; there are {}", near.join(", "))
+            };
+            Err(ExitError::new(exit::NO_INPUT, format!("{why}{hint}")))
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Studies in `dir`, beside it, or in the usual folder: a handful, the most alike first.
+async fn nearby(dir: &Path) -> Vec<String> {
+    let beside = dir.parent().filter(|p| !p.as_os_str().is_empty());
+    for place in [Some(dir), beside, Some(Path::new("results"))]
+        .into_iter()
+        .flatten()
+    {
+        let Ok(found) = store::list(place).await else {
+            continue;
+        };
+        let mut names: Vec<String> = found
+            .iter()
+            .map(|e| report::clean(&e.dir.display().to_string(), 200))
+            .collect();
+        if names.is_empty() {
+            continue;
+        }
+        let asked = dir.display().to_string();
+        names.sort_by(|a, b| strsim::jaro(b, &asked).total_cmp(&strsim::jaro(a, &asked)));
+        names.truncate(5);
+        return names;
+    }
+    Vec::new()
+}
+
 async fn read(dir: &Path) -> Result<(Sqlite, Study), ExitError> {
-    let journal = Sqlite::open_read_only(dir).await?;
+    let journal = journal(dir).await?;
     let study = Study::read(&journal).await?;
     Ok((journal, study))
 }
@@ -120,7 +164,7 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+pub(super) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     print(format!("{value:#}\n").as_bytes())
 }
 
@@ -139,8 +183,9 @@ pub async fn report(args: &ReportArgs, json: bool) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-/// `autotune export DIR --format FORM`: the recommendation in another tool's form, to stdout.
-pub async fn export(args: &ExportArgs) -> anyhow::Result<u8> {
+/// `autotune export DIR --format FORM`: the recommendation in another tool's form, to stdout; with `--json` within a
+/// document.
+pub async fn export(args: &ExportArgs, json: bool) -> anyhow::Result<u8> {
     let (journal, study) = read(&args.dir).await?;
     let mut connections = results::connections(&journal).await?;
     journal.close().await;
@@ -161,7 +206,15 @@ pub async fn export(args: &ExportArgs) -> anyhow::Result<u8> {
         summary = report::for_instances(&summary, connections.as_ref(), n, args.force).map_err(coded)?;
     }
     let bytes = report::export(&summary, args.format.into(), args.force).map_err(coded)?;
-    print(&bytes)?;
+    if json && args.format != ExportFormat::Json {
+        let name = args
+            .format
+            .to_possible_value()
+            .map_or(String::new(), |v| v.get_name().to_owned());
+        print_json(&json!({ "format": name, "content": String::from_utf8_lossy(&bytes) }))?;
+    } else {
+        print(&bytes)?;
+    }
     Ok(exit::OK)
 }
 

@@ -26,6 +26,8 @@ pub enum Format {
     Json,
     /// Optuna's journal file, for its dashboard.
     Optuna,
+    /// A picture of the search and the finals.
+    Svg,
 }
 
 /// Why there is nothing to export.
@@ -51,6 +53,7 @@ pub fn export(s: &Summary<'_>, format: Format, force: bool) -> Result<Vec<u8>, E
     match format {
         Format::Json => return Ok(json_bytes(&summary_json(s))),
         Format::Optuna => return Ok(optuna_journal(s)),
+        Format::Svg => return Ok(super::picture(s)),
         _ => {}
     }
     let forced;

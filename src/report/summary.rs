@@ -14,6 +14,9 @@ use crate::store::StudyMeta;
 use crate::trial::{Outcome, Probe, Trial, TrialPhase};
 use crate::units::show_duration;
 
+/// An interval whose ends differ by more than this factor is none: two rounds that disagree.
+const WIDEST: f64 = 10.0;
+
 /// What a report says besides the trials and the decision.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Notes {
@@ -85,7 +88,8 @@ pub struct Sample {
     pub rates: Vec<f64>,
     /// Geometric mean, requests per second.
     pub mean_rps: f64,
-    /// Its 95 % interval (Student's t on the logarithms); None below two measurements.
+    /// Its 95 % interval (Student's t on the logarithms); None below two measurements, and where it is so wide
+    /// that it says nothing.
     pub interval_rps: Option<[f64; 2]>,
 }
 
@@ -234,10 +238,14 @@ impl Summary<'_> {
             d.pairs,
             if d.pairs == 1 { "pair" } else { "pairs" }
         );
-        let found = format!(
-            "the best candidate differs by {} % ({evidence})",
-            signed_percent(d.gain[1])
-        );
+        let found = if d.is_compared() {
+            format!(
+                "the best candidate differs by {} % ({evidence})",
+                signed_percent(d.gain[1])
+            )
+        } else {
+            "too few rounds of the finals were finished to compare anything".to_owned()
+        };
         match d.verdict {
             FinalVerdict::Win => format!(
                 "{} % over today's configuration ({evidence}): {}.",
@@ -409,6 +417,7 @@ fn sample(config: Config, rates: Vec<f64>) -> Sample {
         let half = t * (var / n).sqrt();
         [(mean - half).exp(), (mean + half).exp()]
     });
+    let interval_rps = interval_rps.filter(|[lo, hi]| *hi <= WIDEST * *lo);
     Sample {
         config,
         rates,

@@ -786,10 +786,23 @@ fn lines(found: &Found, version: &Json) -> Vec<String> {
             "it is parked by an earlier run, which did not end well; it is given back at the end".into(),
         );
     }
+    let parked = parking::parked_name(&o.name, o.was_running);
+    let back = if o.was_running { "start and rename" } else { "rename" };
+    out.push(format!("docker actions, at first: rename {} to {parked}, stop it", o.name));
     out.push(format!(
-        "it will be stopped and renamed to {}, and given back {state} under its name",
-        parking::parked_name(&o.name, o.was_running)
+        "  for each trial: create {} from image {} with the trial's variables and limits, connect it to the same networks, start it; \
+         afterwards stop and remove it",
+        o.name,
+        parking::short(
+            found
+                .inspect
+                .image
+                .as_deref()
+                .unwrap_or_default()
+                .trim_start_matches("sha256:")
+        )
     ));
+    out.push(format!("  at the end: {back} {parked} back to {}", o.name));
     out
 }
 

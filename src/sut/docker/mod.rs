@@ -735,8 +735,15 @@ fn lines(found: &Found, version: &Json) -> Vec<String> {
         );
     }
     let parked = parking::parked_name(&o.name, o.was_running);
-    let back = if o.was_running { "start and rename" } else { "rename" };
-    out.push(format!("docker actions, at first: rename {} to {parked}, stop it", o.name));
+    let back = if o.was_running {
+        "start and rename"
+    } else {
+        "rename"
+    };
+    out.push(format!(
+        "docker actions, at first: rename {} to {parked}, stop it",
+        o.name
+    ));
     out.push(format!(
         "  for each trial: create {} from image {} with the trial's variables and limits, connect it to the same networks, start it; \
          afterwards stop and remove it",

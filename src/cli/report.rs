@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::exit::{self, ExitError};
 use crate::report::{self, ExportError, FinalDecision, Format};
 use crate::results::{self, Study};
+use crate::spec::MOST_INSTANCES;
 use crate::store::{self, Sqlite, StoreError};
 
 /// Arguments of `report`.
@@ -25,7 +26,8 @@ pub struct ReportArgs {
 /// Arguments of `export`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Example:\n  autotune export results/pool --format compose > docker-compose.recommended.yml"
+    after_help = "Examples:\n  autotune export results/pool --format compose > docker-compose.recommended.yml\n  \
+                  autotune export results/pool --format kubernetes --instances 12"
 )]
 pub struct ExportArgs {
     /// The study's folder.
@@ -34,6 +36,17 @@ pub struct ExportArgs {
     /// The form.
     #[arg(long, value_enum, env = "AUTOTUNE_FORMAT")]
     pub format: ExportFormat,
+    /// For so many instances in production; refused, with the arithmetic, where their connections exceed the budget.
+    #[arg(long, value_name = "N", env = "AUTOTUNE_INSTANCES", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_INSTANCES)))]
+    pub instances: Option<u32>,
+    /// Usable connections of the database in production, where they differ from those of the study's.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "AUTOTUNE_CONNECTIONS_USABLE",
+        requires = "instances"
+    )]
+    pub connections: Option<u32>,
     /// Export the best candidate although it was not found better; its header says so.
     #[arg(long, env = "AUTOTUNE_FORCE")]
     pub force: bool,
@@ -174,12 +187,25 @@ pub async fn report(args: &ReportArgs, json: bool) -> anyhow::Result<u8> {
 /// document.
 pub async fn export(args: &ExportArgs, json: bool) -> anyhow::Result<u8> {
     let (journal, study) = read(&args.dir).await?;
+    let mut connections = results::connections(&journal).await?;
     journal.close().await;
-    let bytes = report::export(&study.summary(), args.format.into(), args.force).map_err(|e| match e {
-        ExportError::NoWin(_) => ExitError::new(exit::NO_GAIN, e.to_string()),
-        ExportError::Unsuited(_) => ExitError::new(exit::USAGE, e.to_string()),
-        ExportError::Render(_) => ExitError::new(exit::SOFTWARE, e.to_string()),
-    })?;
+    let coded = |e: ExportError| {
+        let code = match e {
+            ExportError::NoWin(_) => exit::NO_GAIN,
+            ExportError::Unsuited(_) => exit::USAGE,
+            ExportError::DoesNotFit(_) => exit::DATA,
+            ExportError::Render(_) => exit::SOFTWARE,
+        };
+        ExitError::new(code, e.to_string())
+    };
+    if let (Some(c), Some(usable)) = (&mut connections, args.connections) {
+        (c.usable, c.asked) = (usable, None);
+    }
+    let mut summary = study.summary();
+    if let Some(n) = args.instances {
+        summary = report::for_instances(&summary, connections.as_ref(), n, args.force).map_err(coded)?;
+    }
+    let bytes = report::export(&summary, args.format.into(), args.force).map_err(coded)?;
     if json && args.format != ExportFormat::Json {
         let name = args
             .format

@@ -16,7 +16,7 @@ mod warnings;
 use serde::{Deserialize, Serialize};
 
 pub use compare::{Comparison, compare};
-pub use export::{ExportError, Format, export, summary_json};
+pub use export::{ExportError, Format, export, for_instances, summary_json};
 pub use html::{Page, main_html, page_around, picture, report_html};
 pub use importance::{Share, importance};
 pub use recommend::{compose_override, environment_toml, recommended_env, recommended_toml};

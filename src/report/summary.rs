@@ -63,6 +63,8 @@ pub struct Row {
     pub memory_peak_mb: Option<f64>,
     /// Largest over the trial.
     pub db_connections_peak: Option<f64>,
+    /// Traffic of the busiest instance over the mean of all there; None with one instance.
+    pub instance_traffic_ratio: Option<f64>,
     /// Code of the diagnosis.
     pub binding: Option<String>,
     /// sustainable, at_least, at_most, generator_limited, none; empty where nothing was measured.
@@ -112,6 +114,8 @@ pub struct Summary<'a> {
     pub notes: Notes,
     /// A config that a person exports against the verdict.
     pub(super) forced: Option<Config>,
+    /// Instances in production, where a person asks for so many, with the arithmetic of their connections.
+    pub(super) instances: Option<crate::spec::Fit>,
 }
 
 /// Reads a study. `decision` is the finals'; without one nothing is recommended.
@@ -138,6 +142,7 @@ pub fn summarise<'a>(
         decision: decision.cloned(),
         notes: Notes::default(),
         forced: None,
+        instances: None,
     }
 }
 
@@ -214,6 +219,18 @@ impl Summary<'_> {
                 None => "Nothing measured yet.".to_owned(),
             };
         };
+        if let Some(rate) = self.meta.about.required_rps.filter(|_| !d.words.is_empty()) {
+            // The dual question has no gain in rate: the decision's own words say what was proven.
+            let change = match d.verdict {
+                FinalVerdict::Win => format!(": {}", self.changes(&d.config)),
+                _ => String::new(),
+            };
+            return format!(
+                "The cheapest configuration for {} rps; {}{change}.",
+                super::text::rate(rate),
+                d.words
+            );
+        }
         let evidence = format!(
             "95 % interval {} to {} %, {} {}",
             signed_percent(d.gain[0]),
@@ -348,6 +365,7 @@ fn row(space: &Space, t: &Trial) -> Row {
         throttled_ratio: figure("throttled_ratio"),
         memory_peak_mb: peak("memory_peak_mb"),
         db_connections_peak: peak("db_connections_peak"),
+        instance_traffic_ratio: figure("instance_traffic_ratio"),
         binding: t.binding.as_deref().map(|b| clean(b, 80)),
         verdict: capacity.map_or("", |c| verdict_name(c.verdict)),
         seconds: t.seconds,

@@ -62,9 +62,11 @@ impl Study<'_> {
         }
         lines.push(String::new());
         if summary.is_win() {
-            lines.push(format!(
-                "To use it: {folder}/recommended.env, {folder}/docker-compose.recommended.yml"
-            ));
+            let compose = match summary.meta.about.service {
+                Some(_) => format!(", {folder}/docker-compose.recommended.yml"),
+                None => String::new(),
+            };
+            lines.push(format!("To use it: {folder}/recommended.env{compose}"));
         }
         lines.push(format!(
             "Evidence: {folder}/recommended.toml, {folder}/report.html, {folder}/trials.csv"

@@ -1,7 +1,7 @@
 //! HTTP/1.1 answers, decoded as their bytes come in (RFC 9112). Pure: no sockets, no clock.
 //!
 //! The lines of a head are parsed by httparse; here is what follows from them: where the body ends, what is not an answer, and
-//! whether the connection can carry another. hyper does the same and more, at a third of what a request costs the generator (docs/load.md).
+//! whether the connection can carry another. hyper does the same and more, and costs the generator a third of its CPU (docs/load.md).
 //! Bodies are handed on piece by piece and never kept.
 
 use std::mem::MaybeUninit;
@@ -354,7 +354,12 @@ mod tests {
         if then_close {
             d.end();
         }
-        Ok((d.is_done().then(|| d.status()).flatten(), body, d.keep_alive(), held.len()))
+        Ok((
+            d.is_done().then(|| d.status()).flatten(),
+            body,
+            d.keep_alive(),
+            held.len(),
+        ))
     }
 
     fn whole(text: &str) -> Out {
@@ -365,14 +370,32 @@ mod tests {
     fn bodies_end_where_their_head_says() {
         let ok = |status, body: &str, again| Ok((Some(status), body.as_bytes().to_vec(), again, 0));
         for (text, expected) in [
-            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", ok(200, "ok", true)),
-            ("HTTP/1.1 200\r\nContent-Length: 2, 2\r\n\r\nok", ok(200, "ok", true)),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+                ok(200, "ok", true),
+            ),
+            (
+                "HTTP/1.1 200\r\nContent-Length: 2, 2\r\n\r\nok",
+                ok(200, "ok", true),
+            ),
             ("HTTP/1.1 204 No\r\n\r\n", ok(204, "", true)),
             ("HTTP/1.1 304 No\r\ncontent-length: 9\r\n\r\n", ok(304, "", true)),
-            ("HTTP/1.1 200 OK\r\nconnection: x, Close\r\ncontent-length: 0\r\n\r\n", ok(200, "", false)),
-            ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\nx", ok(200, "x", false)),
-            ("HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\nx", ok(200, "x", true)),
-            ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 OK\r\ncontent-length: 0\r\n\r\n", ok(201, "", true)),
+            (
+                "HTTP/1.1 200 OK\r\nconnection: x, Close\r\ncontent-length: 0\r\n\r\n",
+                ok(200, "", false),
+            ),
+            (
+                "HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\nx",
+                ok(200, "x", false),
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\nx",
+                ok(200, "x", true),
+            ),
+            (
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 OK\r\ncontent-length: 0\r\n\r\n",
+                ok(201, "", true),
+            ),
             ("HTTP/1.1 101 Go\r\n\r\n", ok(101, "", false)),
             (
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\ncontent-length: 1\r\n\r\n2;a=b\r\nok\r\n1\r\n!\r\n0\r\nx: y\r\n\r\n",
@@ -390,8 +413,14 @@ mod tests {
     #[test]
     fn a_body_without_a_length_ends_with_the_connection_and_others_do_not() {
         let until = b"HTTP/1.1 200 OK\r\n\r\nabc";
-        assert_eq!(decode(&[until], false, false), Ok((None, b"abc".to_vec(), false, 0)));
-        assert_eq!(decode(&[until], false, true), Ok((Some(200), b"abc".to_vec(), false, 0)));
+        assert_eq!(
+            decode(&[until], false, false),
+            Ok((None, b"abc".to_vec(), false, 0))
+        );
+        assert_eq!(
+            decode(&[until], false, true),
+            Ok((Some(200), b"abc".to_vec(), false, 0))
+        );
         for cut in [
             "HTTP/1.1 200 OK\r\ncontent-le",
             "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nabc",

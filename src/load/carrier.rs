@@ -116,7 +116,9 @@ async fn carry(
             core.ended(s, &job, at_end, answer.class, Some(answer.status), at);
             return ControlFlow::Continue(at_end);
         }
-        Some(Err(broken)) if !job.retried && may_repeat(&broken, last_used.map(|l| now.saturating_sub(l))) => {
+        Some(Err(broken))
+            if !job.retried && may_repeat(&broken, last_used.map(|l| now.saturating_sub(l))) =>
+        {
             s.retried += 1;
             s.waiting += 1;
             job.retried = true;

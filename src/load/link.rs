@@ -271,7 +271,10 @@ impl<'e> Turn<'e> {
             reader.finder = Finder::new(expectation.text.as_deref().filter(|_| good));
         }
         let rest = held.get(taken..).unwrap_or_default();
-        Ok(taken + decoder.body(rest, &mut |data| reader.take(data)).map_err(malformed)?)
+        Ok(taken
+            + decoder
+                .body(rest, &mut |data| reader.take(data))
+                .map_err(malformed)?)
     }
 
     fn broken(&self, end: End) -> Broken {

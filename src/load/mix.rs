@@ -404,7 +404,8 @@ fn path(text: &str, vars: &[Var]) -> Result<Vec<Piece>, String> {
         return Err(format!("its path can become longer than {LONGEST_PATH} bytes"));
     }
     if let [Piece::Literal(only)] = pieces.as_slice() {
-        Uri::from_maybe_shared(Bytes::from(only.clone())).map_err(|_| "its path cannot be sent".to_owned())?;
+        Uri::from_maybe_shared(Bytes::from(only.clone()))
+            .map_err(|_| "its path cannot be sent".to_owned())?;
     }
     Ok(pieces)
 }
@@ -628,7 +629,10 @@ mod tests {
         r.headers = vec![("x-all".into(), "2".into()), ("Host".into(), "shop.test".into())];
         let mix = Mix::prepare(&spec(vec![r], &[]), &endpoints()).unwrap();
         let text = text_of(&mix);
-        assert!(text.contains("\r\nx-all: 2\r\n") && !text.contains("x-all: 1"), "{text}");
+        assert!(
+            text.contains("\r\nx-all: 2\r\n") && !text.contains("x-all: 1"),
+            "{text}"
+        );
         assert_eq!(text.matches("host: ").count(), 1, "{text}");
         assert!(text.contains("\r\nhost: shop.test\r\n"), "{text}");
         assert!(!mix.request(Pick::default(), 0).unwrap().closes);

@@ -105,9 +105,9 @@ fn a_starved_generator_says_so() {
             })
         })
         .collect();
-    // The engine's thread inherits this thread's priority: against the hogs it has a hundredth of the CPU, and it needs several.
+    // The engine's thread inherits this thread's priority: against the hogs it has a twentieth of the CPU, and it needs a tenth.
     let limited = std::thread::spawn(move || {
-        rustix::process::nice(19).unwrap();
+        rustix::process::nice(10).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

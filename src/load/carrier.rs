@@ -46,8 +46,7 @@ pub(super) async fn run(core: Arc<Core>, slot: usize, at: usize, expired: Arc<At
 
 /// Waits until the connection can take a request and there is one; None when the connection is finished.
 async fn next_job(core: &Arc<Core>, slot: usize, at: usize, link: &mut Link) -> Option<Job> {
-    let over = poll_fn(|cx| Poll::Ready(link.poll_closed(cx).is_ready())).await;
-    if over {
+    if !link.is_open().await {
         return None;
     }
     {

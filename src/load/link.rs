@@ -4,6 +4,9 @@
 //! Bodies are read to their end and thrown away, except the first bytes of answers that are not good. Deadlines are not
 //! kept here: whoever awaits an exchange drops it, and the connection with it.
 
+#[cfg(any(test, fuzzing))]
+mod replay;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -22,6 +25,9 @@ use super::classify::{self, ERROR_TEXT, Finder};
 use super::endpoint::Endpoint;
 use super::mix::{Expectation, Message};
 use crate::measurement::OutcomeClass;
+
+#[cfg(fuzzing)]
+pub use replay::check;
 
 /// Most bytes of an answer's head, and of what is read at once.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -103,13 +109,23 @@ impl Link {
             }
             _ => Stream::Plain(tcp),
         };
-        Ok(Self {
+        Ok(Self::over(stream))
+    }
+
+    /// On a stream that is open.
+    fn over(stream: Stream) -> Self {
+        Self {
             stream,
             buffer: vec![0; FIRST_READ],
             from: 0,
             to: 0,
             done: false,
-        })
+        }
+    }
+
+    /// Whether it can carry another exchange.
+    pub(super) async fn is_open(&mut self) -> bool {
+        poll_fn(|cx| Poll::Ready(self.poll_closed(cx).is_pending())).await
     }
 
     /// While nothing is under way: ready when the connection is finished. A server has nothing to say now, so anything it says ends it.
@@ -342,6 +358,8 @@ impl Reader<'_> {
 enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(any(test, fuzzing))]
+    Replay(replay::Replay),
 }
 
 impl Stream {
@@ -350,6 +368,8 @@ impl Stream {
         ready!(match self {
             Self::Plain(s) => Pin::new(s).poll_read(cx, &mut buffer),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, &mut buffer),
+            #[cfg(any(test, fuzzing))]
+            Self::Replay(s) => Pin::new(s).poll_read(cx, &mut buffer),
         })?;
         Poll::Ready(Ok(buffer.filled().len()))
     }
@@ -358,6 +378,8 @@ impl Stream {
         match self {
             Self::Plain(s) => Pin::new(s).poll_write(cx, bytes),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, bytes),
+            #[cfg(any(test, fuzzing))]
+            Self::Replay(s) => Pin::new(s).poll_write(cx, bytes),
         }
     }
 
@@ -365,6 +387,8 @@ impl Stream {
         match self {
             Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Tls(s) => Pin::new(s.as_mut()).poll_flush(cx),
+            #[cfg(any(test, fuzzing))]
+            Self::Replay(s) => Pin::new(s).poll_flush(cx),
         }
     }
 }

@@ -48,6 +48,17 @@ pub(super) struct Message {
 }
 
 impl Message {
+    /// Of these bytes.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn of(bytes: &'static [u8]) -> Self {
+        Self {
+            head: Bytes::from_static(bytes),
+            body: Bytes::new(),
+            to_head: false,
+            closes: false,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.head.len() + self.body.len()
     }

@@ -184,7 +184,11 @@ fn with_container(e: SutError, results: &Path) -> SutError {
     match (e, Record::read(results)) {
         (SutError::Refused { exit: 75, message }, Some(r)) if message.contains(&r.run) => SutError::Refused {
             exit: 75,
-            message: format!("{message}; its container is {} ({})", r.name, parking::short(&r.id)),
+            message: format!(
+                "{message}; its container is {} ({})",
+                r.name,
+                parking::short(&r.id)
+            ),
         },
         (e, _) => e,
     }

@@ -38,6 +38,24 @@ impl Study<'_> {
                 s.rates.len()
             ));
         }
+        if let Some(d) = summary
+            .decision
+            .as_ref()
+            .filter(|d| d.minimum_detectable_gain > 0.0)
+        {
+            lines.push(format!(
+                "  {} {} would have shown a gain of {:.1} % or more (with 80 % probability)",
+                d.pairs,
+                if d.pairs == 1 { "pair" } else { "pairs" },
+                100.0 * d.minimum_detectable_gain
+            ));
+        }
+        if let Some(why) = self.store.events(kinds::SEARCH_ENDED).await?.pop() {
+            lines.push(format!(
+                "  the search ended: {}",
+                why.as_str().unwrap_or_default()
+            ));
+        }
         if let Some(binds) = &summary.notes.binds {
             lines.push(format!("  what binds now: {binds}"));
         }
@@ -85,6 +103,11 @@ impl Study<'_> {
         self.store.log(kinds::ENVIRONMENT, &detail).await?;
         Ok(())
     }
+}
+
+/// This machine's name.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Limits of this machine that so many connections would run into, with what mends them.
@@ -146,7 +169,10 @@ mod tests {
     #[test]
     fn more_connections_than_files_or_ports_are_warned_of() {
         let found = generator_limits(u32::MAX);
-        assert!(found.iter().any(|w| w.contains("ip_local_port_range")), "{found:?}");
+        assert!(
+            found.iter().any(|w| w.contains("ip_local_port_range")),
+            "{found:?}"
+        );
         assert_eq!(generator_limits(1), Vec::<String>::new());
     }
 }

@@ -217,7 +217,11 @@ async fn limits_above_the_hosts_are_refused_before_anything_is_touched() {
         "both at once: {refused:?}"
     );
     assert_eq!(fake.violation(&id, "web", true), None);
-    assert!(fake.log().iter().all(|l| l.starts_with("GET ")), "{:?}", fake.log());
+    assert!(
+        fake.log().iter().all(|l| l.starts_with("GET ")),
+        "{:?}",
+        fake.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,7 +232,10 @@ async fn trials_are_made_from_the_images_id() {
     let mut sut = sut(&fake, results.path());
     let up = sut.deploy(1, &parameters(), &config(5)).await.unwrap();
     let trial = fake.container(&up.containers[0]).unwrap();
-    assert_eq!(trial.config["Image"], "sha256:fake", "not shop:latest, which may mean another one now");
+    assert_eq!(
+        trial.config["Image"], "sha256:fake",
+        "not shop:latest, which may mean another one now"
+    );
     sut.restore().await.unwrap();
 }
 

@@ -302,7 +302,10 @@ fn up(c: &mut Container) {
         let mut last_second = std::collections::VecDeque::new();
         while let Ok((mut stream, _)) = listener.accept().await {
             let now = tokio::time::Instant::now();
-            while last_second.front().is_some_and(|t| now - *t > Duration::from_secs(1)) {
+            while last_second
+                .front()
+                .is_some_and(|t| now - *t > Duration::from_secs(1))
+            {
                 last_second.pop_front();
             }
             last_second.push_back(now);

@@ -29,14 +29,21 @@ fn tests() -> BTreeSet<String> {
             .components()
             .map(|c| c.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned())
             .collect();
-        let module = names.iter().rev().find(|n| *n != "mod" && *n != "tests").unwrap().clone();
+        let module = names
+            .iter()
+            .rev()
+            .find(|n| *n != "mod" && *n != "tests")
+            .unwrap()
+            .clone();
         let text = fs::read_to_string(&path).unwrap();
         let mut marked = false;
         let mut in_proptest = false;
         for line in text.lines().map(str::trim_start) {
             in_proptest |= line.starts_with("proptest!") || line.starts_with("proptest::proptest!");
             marked |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
-            let function = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "));
+            let function = line
+                .strip_prefix("async fn ")
+                .or_else(|| line.strip_prefix("fn "));
             let Some((name, _)) = function.and_then(|f| f.split_once('(')) else {
                 continue;
             };
@@ -63,7 +70,9 @@ fn every_fault_names_tests_that_exist() {
     let mut rows = Vec::new();
     for line in text.lines().filter(|l| l.starts_with("| ")) {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-        let Ok(number) = cells[0].parse::<u32>() else { continue };
+        let Ok(number) = cells[0].parse::<u32>() else {
+            continue;
+        };
         assert_eq!(cells.len(), 4, "row {number}");
         rows.push(number);
         let named = quoted(cells[3]);
@@ -111,7 +120,12 @@ fn systemd_takes_the_units_of_the_docs() {
         ["autotune.service", "autotune.timer", "autotune-restore.service"]
     );
     let service = &units[0].1;
-    for needed in ["KillMode=mixed", "TimeoutStopSec=", "ExecStopPost=", "SuccessExitStatus=3"] {
+    for needed in [
+        "KillMode=mixed",
+        "TimeoutStopSec=",
+        "ExecStopPost=",
+        "SuccessExitStatus=3",
+    ] {
         assert!(service.contains(needed), "{needed}");
     }
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
@@ -129,7 +143,11 @@ fn systemd_takes_the_units_of_the_docs() {
         command.arg(dir.path().join(name));
     }
     // Docker's own unit may not be installed here.
-    fs::write(dir.path().join("docker.service"), "[Service]\nExecStart=/bin/true\n").unwrap();
+    fs::write(
+        dir.path().join("docker.service"),
+        "[Service]\nExecStart=/bin/true\n",
+    )
+    .unwrap();
     let out = output(&mut command);
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success() && said.trim().is_empty(), "{said}");
@@ -162,7 +180,10 @@ fn the_cron_lines_are_ones() {
         let command = line.split_whitespace().skip(skip).collect::<Vec<_>>().join(" ");
         let command = command
             .replace("/srv/shop", root().to_str().unwrap())
-            .replace("autotune -q --space", &format!("{AUTOTUNE} -q --dry-run --results {results} --space"))
+            .replace(
+                "autotune -q --space",
+                &format!("{AUTOTUNE} -q --dry-run --results {results} --space"),
+            )
             .replace("autotune restore -q", &format!("{AUTOTUNE} restore -q --help"))
             .replace("autotune.log", &format!("{results}/autotune.log"));
         let out = output(

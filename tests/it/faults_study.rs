@@ -125,7 +125,10 @@ impl Field {
             }
             if begun.elapsed() > BACK {
                 let log = std::fs::read_to_string(self.folder().join("guardian.log")).unwrap_or_default();
-                panic!("{when}: {wrong:?}, lock free: {free}\n{log}\n{:?}", self.fake.log());
+                panic!(
+                    "{when}: {wrong:?}, lock free: {free}\n{log}\n{:?}",
+                    self.fake.log()
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -143,7 +146,11 @@ impl Field {
         use std::os::unix::fs::PermissionsExt;
         let printed = words(out);
         assert!(!printed.contains(CANARY), "{when}: printed\n{printed}");
-        assert_eq!(files_with(self.home.path(), CANARY), Vec::<PathBuf>::new(), "{when}");
+        assert_eq!(
+            files_with(self.home.path(), CANARY),
+            Vec::<PathBuf>::new(),
+            "{when}"
+        );
         let Ok(entries) = std::fs::read_dir(self.folder()) else {
             return;
         };
@@ -162,7 +169,11 @@ impl Field {
         let before = self.trials().await;
         let out = ended(self.tool()).await;
         let code = out.status.code();
-        assert!(matches!(code, Some(0 | 3)), "{when}: resumed to {code:?}\n{}", words(&out));
+        assert!(
+            matches!(code, Some(0 | 3)),
+            "{when}: resumed to {code:?}\n{}",
+            words(&out)
+        );
         self.given_back(&format!("{when}, resumed")).await;
         self.assert_discreet(&out, when);
         let after = self.trials().await;
@@ -181,7 +192,10 @@ impl Field {
         self.assert_tables(&after, when);
         self.assert_honest(code, when);
         if lost > 0 {
-            assert!(words(&out).contains("was cut off"), "{when}: the next run does not say so");
+            assert!(
+                words(&out).contains("was cut off"),
+                "{when}: the next run does not say so"
+            );
         }
         lost
     }
@@ -191,7 +205,13 @@ impl Field {
         let keys = |file: &str, columns: &[&str]| {
             let mut all: Vec<String> = csv_rows(&self.folder().join(file))
                 .iter()
-                .map(|r| columns.iter().map(|c| r[*c].as_str()).collect::<Vec<_>>().join("/"))
+                .map(|r| {
+                    columns
+                        .iter()
+                        .map(|c| r[*c].as_str())
+                        .collect::<Vec<_>>()
+                        .join("/")
+                })
                 .collect();
             all.sort();
             all
@@ -274,7 +294,13 @@ async fn killed(at: At) -> Option<(Duration, usize)> {
     let mut command = field.tool();
     let pid = Arc::new(AtomicU64::new(0));
     match at {
-        At::Call(n, after) => field.fake.plan(n, Fault::Kill { pid: pid.clone(), after }),
+        At::Call(n, after) => field.fake.plan(
+            n,
+            Fault::Kill {
+                pid: pid.clone(),
+                after,
+            },
+        ),
         At::Write(n, after) => {
             let how = if after { "kill_after" } else { "kill_before" };
             command.env("AUTOTUNE_TEST_JOURNAL_FAULT", format!("{n} {how}"));
@@ -288,14 +314,22 @@ async fn killed(at: At) -> Option<(Duration, usize)> {
         .unwrap();
     field.assert_discreet(&out, &when);
     if out.status.signal() != Some(9) {
-        assert!(matches!(out.status.code(), Some(0 | 3)), "{when}: {}", words(&out));
+        assert!(
+            matches!(out.status.code(), Some(0 | 3)),
+            "{when}: {}",
+            words(&out)
+        );
         field.given_back(&when).await;
         return None;
     }
     let took = field.given_back(&when).await;
     if let At::Write(n, after) = at {
         let held = writes(&field.folder()).await;
-        assert_eq!(held, if after { n } else { n - 1 }, "{when}: not exactly what was acknowledged");
+        assert_eq!(
+            held,
+            if after { n } else { n - 1 },
+            "{when}: not exactly what was acknowledged"
+        );
     }
     let lost = field.assert_resumes(&when).await;
     assert!(lost <= 1, "{when}: {lost} trials lost");
@@ -367,14 +401,21 @@ async fn killed_at_any_side_effect_of_a_whole_run_nothing_is_lost() {
         kills.slowest.as_secs_f64()
     );
     // The number of calls depends a little on how often the container was looked at.
-    assert!((kills.calls + kills.writes) as usize * 10 >= planned * 8, "{kills:?}");
+    assert!(
+        (kills.calls + kills.writes) as usize * 10 >= planned * 8,
+        "{kills:?}"
+    );
 }
 
 /// Breaks when a journal that cannot be written is anything but an end with 74, the container back and nothing recommended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_journal_write_that_fails_ends_the_run_with_74_and_gives_back() {
     use futures_util::StreamExt;
-    let numbers: Vec<u64> = if soak() { (1..=40).collect() } else { vec![1, 2, 5, 6, 8, 11] };
+    let numbers: Vec<u64> = if soak() {
+        (1..=40).collect()
+    } else {
+        vec![1, 2, 5, 6, 8, 11]
+    };
     let mut ends = futures_util::stream::iter(numbers)
         .map(|n| async move {
             let field = Field::new();
@@ -408,7 +449,11 @@ async fn a_journal_write_that_fails_ends_the_run_with_74_and_gives_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_docker_call_that_fails_once_is_never_the_configs_fault() {
     use futures_util::StreamExt;
-    let numbers: Vec<u64> = if soak() { (1..=90).collect() } else { vec![2, 15, 31, 40] };
+    let numbers: Vec<u64> = if soak() {
+        (1..=90).collect()
+    } else {
+        vec![2, 15, 31, 40]
+    };
     let mut ends = futures_util::stream::iter(numbers)
         .map(|n| async move {
             let field = Field::new();
@@ -422,9 +467,15 @@ async fn a_docker_call_that_fails_once_is_never_the_configs_fault() {
             field.given_back(&when).await;
             field.assert_discreet(&out, &when);
             field.assert_honest(code, &when);
-            assert!(matches!(code, Some(0 | 3 | 69 | 76)), "{when}: {code:?}\n{}", words(&out));
+            assert!(
+                matches!(code, Some(0 | 3 | 69 | 76)),
+                "{when}: {code:?}\n{}",
+                words(&out)
+            );
             let trials = field.trials().await;
-            let charged = trials.iter().filter(|t| matches!(t.outcome, Some(Outcome::Failed { .. })));
+            let charged = trials
+                .iter()
+                .filter(|t| matches!(t.outcome, Some(Outcome::Failed { .. })));
             assert_eq!(charged.count(), 0, "{when}: {trials:?}");
             if !matches!(code, Some(0 | 3)) {
                 field.assert_resumes(&when).await;
@@ -440,7 +491,10 @@ async fn under_way(field: &Field) -> tokio::process::Child {
     let begun = Instant::now();
     while field.trials().await.iter().all(|t| t.probes.is_empty()) {
         if child.try_wait().unwrap().is_some() {
-            panic!("it ended at once: {}", words(&child.wait_with_output().await.unwrap()));
+            panic!(
+                "it ended at once: {}",
+                words(&child.wait_with_output().await.unwrap())
+            );
         }
         assert!(begun.elapsed() < HANG, "no first probe");
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -463,7 +517,11 @@ async fn every_signal_stops_writes_and_gives_back_with_its_code() {
         let out = child.wait_with_output().await.unwrap();
         let when = format!("{which:?}");
         assert_eq!(out.status.code(), Some(code), "{when}: {}", words(&out));
-        assert_eq!(field.fake.violation(&field.id, "web", true), None, "{when}: back before it ends");
+        assert_eq!(
+            field.fake.violation(&field.id, "web", true),
+            None,
+            "{when}: back before it ends"
+        );
         field.given_back(&when).await;
         field.assert_discreet(&out, &when);
         field.assert_tables(&field.trials().await, &when);
@@ -497,7 +555,11 @@ async fn a_second_signal_skips_the_grace_and_the_guardian_gives_back() {
     field.fake.stall_all(false);
     let begun = Instant::now();
     while field.fake.violation(&field.id, "web", true).is_some() {
-        assert!(begun.elapsed() < Duration::from_secs(90), "{:?}", field.fake.log());
+        assert!(
+            begun.elapsed() < Duration::from_secs(90),
+            "{:?}",
+            field.fake.log()
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -527,7 +589,11 @@ async fn a_second_run_exits_75_and_names_the_first() {
         }
     }
     let out = child.wait_with_output().await.unwrap();
-    assert!(matches!(out.status.code(), Some(0 | 3)), "the first is not disturbed: {}", words(&out));
+    assert!(
+        matches!(out.status.code(), Some(0 | 3)),
+        "the first is not disturbed: {}",
+        words(&out)
+    );
     assert_eq!(field.fake.violation(&field.id, "web", true), None);
 }
 
@@ -542,10 +608,14 @@ async fn a_daemon_that_is_restarted_is_waited_for_and_the_trial_is_repeated() {
     assert!(matches!(out.status.code(), Some(0 | 3)), "{}", words(&out));
     field.given_back("daemon restarted").await;
     let trials = field.trials().await;
-    let faults = trials.iter().filter(|t| matches!(t.outcome, Some(Outcome::Infrastructure { .. })));
+    let faults = trials
+        .iter()
+        .filter(|t| matches!(t.outcome, Some(Outcome::Infrastructure { .. })));
     assert!(faults.count() >= 1, "{trials:?}");
     assert!(
-        !trials.iter().any(|t| matches!(t.outcome, Some(Outcome::Failed { .. }))),
+        !trials
+            .iter()
+            .any(|t| matches!(t.outcome, Some(Outcome::Failed { .. }))),
         "a restart of the daemon was charged to a config: {trials:?}"
     );
     field.assert_tables(&trials, "daemon restarted");
@@ -557,19 +627,29 @@ async fn three_infrastructure_faults_in_a_row_stop_the_run() {
     let child = under_way(&field).await;
     // Every trial from now on is not created: the daemon has an error of its own.
     field.fake.refuse("create");
-    let out = tokio::time::timeout(HANG, child.wait_with_output()).await.unwrap().unwrap();
+    let out = tokio::time::timeout(HANG, child.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
     let text = words(&out);
     assert_eq!(out.status.code(), Some(69), "{text}");
     assert!(text.contains("3 infrastructure faults in a row"), "{text}");
-    assert!(text.contains("trying again in 5 s") && text.contains("trying again in 20 s"), "backoff: {text}");
+    assert!(
+        text.contains("trying again in 5 s") && text.contains("trying again in 20 s"),
+        "backoff: {text}"
+    );
     field.given_back("three faults").await;
     let trials = field.trials().await;
     let tail: Vec<_> = trials.iter().rev().take(3).map(|t| t.outcome.clone()).collect();
     assert!(
-        tail.iter().all(|o| matches!(o, Some(Outcome::Infrastructure { .. }))),
+        tail.iter()
+            .all(|o| matches!(o, Some(Outcome::Infrastructure { .. }))),
         "{trials:?}"
     );
-    assert!(autotune::agenda::history(&trials).len() <= 1, "shown to the optimizer");
+    assert!(
+        autotune::agenda::history(&trials).len() <= 1,
+        "shown to the optimizer"
+    );
     field.assert_honest(out.status.code(), "three faults");
 }
 
@@ -578,7 +658,9 @@ async fn three_infrastructure_faults_in_a_row_stop_the_run() {
 async fn a_disk_that_fills_up_during_a_run_ends_it_with_74_and_gives_back() {
     let field = Field::new();
     std::fs::create_dir(field.results()).unwrap();
-    let Some(disk) = crate::store::Small::mount_at(&field.results(), "4m") else { return };
+    let Some(disk) = crate::store::Small::mount_at(&field.results(), "4m") else {
+        return;
+    };
     let child = under_way(&field).await;
     let filler = field.results().join("filler");
     let _ = std::fs::write(&filler, vec![0_u8; 8 << 20]); // as much as there is room for
@@ -646,7 +728,10 @@ async fn restore_gives_back_when_tool_and_guardian_are_killed() {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
     child.wait().await.unwrap();
-    assert!(field.fake.violation(&field.id, "web", true).is_some(), "nobody was left to give it back");
+    assert!(
+        field.fake.violation(&field.id, "web", true).is_some(),
+        "nobody was left to give it back"
+    );
     let restore = || {
         let mut c = tokio::process::Command::new(AUTOTUNE);
         c.arg("restore")
@@ -658,10 +743,17 @@ async fn restore_gives_back_when_tool_and_guardian_are_killed() {
     };
     let first = ended(restore()).await;
     assert_eq!(first.status.code(), Some(0), "{}", words(&first));
-    assert!(words(&first).contains("container web is back (running)"), "{}", words(&first));
+    assert!(
+        words(&first).contains("container web is back (running)"),
+        "{}",
+        words(&first)
+    );
     assert_eq!(field.fake.violation(&field.id, "web", true), None);
     let second = ended(restore()).await;
-    assert_eq!((second.status.code(), words(&second).trim()), (Some(0), "nothing is parked"));
+    assert_eq!(
+        (second.status.code(), words(&second).trim()),
+        (Some(0), "nothing is parked")
+    );
     field.assert_resumes("restored by hand").await;
 }
 
@@ -702,5 +794,10 @@ async fn a_database_that_is_restarted_is_never_charged_to_a_config() {
             Some(Outcome::Infrastructure { detail }) if detail.contains("shop-db-1"))),
         "{trials:?}"
     );
-    assert!(!trials.iter().any(|t| matches!(t.outcome, Some(Outcome::Failed { .. }))), "{trials:?}");
+    assert!(
+        !trials
+            .iter()
+            .any(|t| matches!(t.outcome, Some(Outcome::Failed { .. }))),
+        "{trials:?}"
+    );
 }

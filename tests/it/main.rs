@@ -13,6 +13,12 @@
 #![allow(unreachable_pub, clippy::float_cmp)]
 
 mod browser;
+mod capacity_bad_input;
+mod capacity_service;
+mod capacity_truth;
+mod diagnosis_recorded;
+mod diagnosis_report;
+mod diagnosis_stack;
 mod docker_faults;
 mod docker_kit;
 mod docker_real;
@@ -31,6 +37,12 @@ mod page;
 mod process_study;
 mod process_sut;
 mod report;
+mod scale_docker;
+mod scale_ladder;
+mod scale_objective;
+mod scale_stack;
+mod search_ask;
+mod search_confirm;
 mod stack_study;
 mod store;
 mod support;

@@ -129,7 +129,10 @@ fn complete(answer: &Answer, expectation: &Expectation, keep: bool) -> u64 {
 fn incomplete(broken: &Broken) {
     use OutcomeClass as C;
     assert!(
-        matches!(broken.class, C::Malformed | C::ResetBeforeFirstByte | C::ResetInBody),
+        matches!(
+            broken.class,
+            C::Malformed | C::ResetBeforeFirstByte | C::ResetInBody
+        ),
         "{broken:?}"
     );
     assert!(!broken.unsent || broken.status.is_none(), "{broken:?}");

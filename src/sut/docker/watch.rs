@@ -278,7 +278,10 @@ mod tests {
             ..Seen::default()
         };
         seen.take(&event("start", "orig", &none), &original());
-        assert_eq!(seen.foreign, None, "a daemon that was restarted starts it by its policy");
+        assert_eq!(
+            seen.foreign, None,
+            "a daemon that was restarted starts it by its policy"
+        );
         let other =
             serde_json::json!({"com.docker.compose.project": "shop", "com.docker.compose.service": "db"});
         assert_eq!(after(&[event("create", "new", &other)]).foreign, None);

@@ -50,7 +50,7 @@ impl Container {
         self.config["Labels"][key].as_str()
     }
 
-    fn port(&self) -> Option<u16> {
+    pub(crate) fn port(&self) -> Option<u16> {
         let bindings = self.host["PortBindings"].as_object()?;
         bindings.values().next()?.as_array()?.first()?["HostPort"]
             .as_str()?
@@ -283,6 +283,14 @@ fn up(c: &mut Container) {
     c.running = true;
     c.starts += 1;
     let Some(port) = c.port() else { return };
+    // So that there is something to find: twelve requests a second for each connection of its pool.
+    let pool: usize = c.config["Env"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find_map(|e| e.as_str()?.strip_prefix("POOL_SIZE=")?.parse().ok())
+        .unwrap_or(1_000);
+    let most = pool * 12;
     // A port that is still in use is bound as soon as it is free.
     let server = async move {
         let listener = loop {
@@ -291,13 +299,25 @@ fn up(c: &mut Container) {
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         };
+        let mut last_second = std::collections::VecDeque::new();
         while let Ok((mut stream, _)) = listener.accept().await {
+            let now = tokio::time::Instant::now();
+            while last_second
+                .front()
+                .is_some_and(|t| now - *t > Duration::from_secs(1))
+            {
+                last_second.pop_front();
+            }
+            last_second.push_back(now);
+            let answer: &[u8] = if last_second.len() <= most {
+                b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
+            } else {
+                b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            };
             tokio::spawn(async move {
                 let mut buffer = [0_u8; 2048];
                 let _ = stream.read(&mut buffer).await;
-                let _ = stream
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
-                    .await;
+                let _ = stream.write_all(answer).await;
             });
         }
     };

@@ -24,7 +24,7 @@ const HANG: Duration = Duration::from_secs(240);
 /// Within this the container must be back.
 const BACK: Duration = Duration::from_secs(30);
 
-/// A study of four to six short trials.
+/// A study of a few seconds: today's configuration carries the most that is asked, so little is left to search.
 const SPACE: &str = r#"
 [study]
 name = "night"
@@ -34,14 +34,14 @@ seed = 3
 [sut]
 kind = "docker"
 container = "web"
-url = "http://127.0.0.1:0"
+url = "http://127.0.0.1:PORT"
 ready = { path = "/", timeout = "20s" }
 
 [parameters.pool_size]
 type = "int"
 low = 1
-high = 50
-baseline = 2
+high = 8
+baseline = 1
 env = "POOL_SIZE"
 
 [load]
@@ -49,15 +49,18 @@ timeout = "5s"
 [[load.requests]]
 path = "/"
 
+[slo]
+errors = "20%"
+
 [capacity]
-start = 8
-max = 8
-precision = "20%"
+start = 10
+max = 10
+precision = "40%"
 confirm = "1s"
-warm_up = "0s"
+warm_up = "1s"
 
 [confirm]
-pairs = 1
+pairs = 2
 "#;
 
 /// Whether every number is taken.
@@ -76,8 +79,14 @@ impl Field {
     fn new() -> Self {
         let fake = FakeEngine::start();
         let id = fake.add("web", json!({}), true);
+        Self::with(fake, id)
+    }
+
+    fn with(fake: FakeEngine, id: String) -> Self {
         let home = tempfile::tempdir().unwrap();
-        std::fs::write(home.path().join("night.toml"), SPACE).unwrap();
+        let port = fake.container(&id).unwrap().port().unwrap();
+        let space = SPACE.replace("PORT", &port.to_string());
+        std::fs::write(home.path().join("night.toml"), space).unwrap();
         Self { fake, id, home }
     }
 
@@ -364,9 +373,9 @@ async fn undisturbed() -> (u64, u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_side_effect_of_a_whole_run_nothing_is_lost() {
     let (calls, written) = undisturbed().await;
-    println!("a run has {calls} docker calls and {written} journal writes");
-    assert!(calls >= 40 && written >= 20, "{calls} calls, {written} writes");
-    let stride = if soak() { 1 } else { 17 };
+    println!("an undisturbed run has {calls} docker calls and {written} journal writes");
+    assert!(calls >= 25 && written >= 8, "{calls} calls, {written} writes");
+    let stride = if soak() { 1 } else { 11 };
     let mut attempts = Vec::new();
     for n in (1..=calls).step_by(stride) {
         attempts.push(At::Call(n, n % 2 == 0));
@@ -374,7 +383,7 @@ async fn killed_at_any_side_effect_of_a_whole_run_nothing_is_lost() {
             attempts.push(At::Call(n, n % 2 == 1));
         }
     }
-    for n in (3..=written).step_by(stride) {
+    for n in (1..=written).step_by(stride) {
         attempts.push(At::Write(n, n % 2 == 0));
         if soak() {
             attempts.push(At::Write(n, n % 2 == 1));
@@ -405,7 +414,7 @@ async fn a_journal_write_that_fails_ends_the_run_with_74_and_gives_back() {
     let numbers: Vec<u64> = if soak() {
         (1..=40).collect()
     } else {
-        vec![1, 4, 9, 16]
+        vec![1, 2, 5, 6, 8, 11]
     };
     let mut ends = futures_util::stream::iter(numbers)
         .map(|n| async move {
@@ -478,11 +487,17 @@ async fn a_docker_call_that_fails_once_is_never_the_configs_fault() {
 
 /// Starts a run and waits until its first trial is measured.
 async fn under_way(field: &Field) -> tokio::process::Child {
-    let child = field.tool().spawn().unwrap();
+    let mut child = field.tool().spawn().unwrap();
     let begun = Instant::now();
     while field.trials().await.iter().all(|t| t.probes.is_empty()) {
+        if child.try_wait().unwrap().is_some() {
+            panic!(
+                "it ended at once: {}",
+                words(&child.wait_with_output().await.unwrap())
+            );
+        }
         assert!(begun.elapsed() < HANG, "no first probe");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     child
 }
@@ -689,7 +704,7 @@ async fn a_socket_that_is_missing_or_forbidden_is_said_with_what_mends_it() {
         .arg("--space")
         .arg(field.home.path().join("night.toml"))
         .arg("--results")
-        .arg(field.results())
+        .arg(field.home.path().join("nobodys"))
         .env("DOCKER_HOST", &field.fake.host)
         .uid(65_534)
         .stdin(Stdio::null())
@@ -697,7 +712,7 @@ async fn a_socket_that_is_missing_or_forbidden_is_said_with_what_mends_it() {
         .stderr(Stdio::piped());
     let out = ended(forbidden).await;
     assert_eq!(out.status.code(), Some(77), "{}", words(&out));
-    assert!(words(&out).contains("group docker"), "{}", words(&out));
+    assert!(words(&out).contains("docker group"), "{}", words(&out));
     assert_eq!(field.fake.violation(&field.id, "web", true), None);
 }
 
@@ -763,9 +778,7 @@ async fn a_database_that_is_restarted_is_never_charged_to_a_config() {
     let fake = FakeEngine::start();
     let id = fake.add("web", label("web"), true);
     let database = fake.add("shop-db-1", label("db"), true);
-    let home = tempfile::tempdir().unwrap();
-    std::fs::write(home.path().join("night.toml"), SPACE).unwrap();
-    let field = Field { fake, id, home };
+    let field = Field::with(fake, id);
     let child = under_way(&field).await;
     field.fake.turn(&database, false);
     tokio::time::sleep(Duration::from_secs(2)).await; // as long as a restart takes

@@ -300,12 +300,7 @@ fn verdict_word(found: &Capacity) -> &'static str {
     }
 }
 
-fn document(
-    found: &Capacity,
-    probes: &[Probe],
-    started_s: &[f64],
-    seconds: f64,
-) -> anyhow::Result<String> {
+fn document(found: &Capacity, probes: &[Probe], started_s: &[f64], seconds: f64) -> anyhow::Result<String> {
     let rows: Vec<serde_json::Value> = probes
         .iter()
         .enumerate()
@@ -429,7 +424,8 @@ mod tests {
     #[test]
     fn the_json_has_the_documented_keys() {
         let found = crate::capacity::conclude(&Plan::new(Slo::default(), Rps::saturating(10.0)), &[], None);
-        let value: serde_json::Value = serde_json::from_str(&document(&found, &[], &[], 1.0).unwrap()).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_str(&document(&found, &[], &[], 1.0).unwrap()).unwrap();
         for key in [
             "verdict",
             "sustainable_rps",

@@ -17,21 +17,31 @@ use super::capacity_service::{Build, Service};
 use super::capacity_truth::{found, search};
 use super::load_server::{Script, Server, Then, spec};
 
-/// Most requests of an idle check: a handful at rest, asked twice.
-const AT_REST: usize = 12;
+/// Most requests of an idle check: a handful at rest, asked twice, and again where this machine was too busy to ask.
+const AT_REST: usize = 40;
 
 fn reasons(json: &Value) -> String {
     let list = json["reasons"].as_array().unwrap();
-    list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
+    list.iter()
+        .filter_map(Value::as_str)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
 fn nobody_listening_is_said_before_any_probe() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let url = format!("http://127.0.0.1:{port}/items");
     let (json, code, said) = found(search(&url, &[]));
     assert_eq!((code, json), (69, Value::Null), "{said}");
-    assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("is the service running?"), "{said}");
+    assert!(
+        said.contains(&format!("127.0.0.1:{port}")) && said.contains("is the service running?"),
+        "{said}"
+    );
 }
 
 /// Redirects and refusals to everything end at the idle check with the status table and what to do.
@@ -56,7 +66,10 @@ async fn wrong_answers_to_everything_are_said_at_the_idle_check_before_any_load(
         assert_eq!(json["verdict"], "none");
         assert!(json["sustainable_rps"].is_null());
         let why = reasons(&json);
-        assert!(why.contains(&format!("{status}: ")) && why.contains(advice), "{status}: {why}");
+        assert!(
+            why.contains(&format!("{status}: ")) && why.contains(advice),
+            "{status}: {why}"
+        );
         let probes = json["probes"].as_array().unwrap();
         assert!(probes.iter().all(|p| p["phase"] == "idle"), "{probes:?}");
         assert!(server.requests() <= AT_REST, "{} requests", server.requests());
@@ -74,27 +87,35 @@ fn a_rate_limiter_is_policy_and_not_capacity() {
     assert!(why.contains("policy, not capacity"), "{why}\n{said}");
     assert_eq!(code, 0, "{said}");
     let rate = json["sustainable_rps"].as_f64().unwrap();
-    assert!((95.0..=110.0).contains(&rate), "{rate} rps of a limit of 100\n{said}");
+    assert!(
+        (95.0..=110.0).contains(&rate),
+        "{rate} rps of a limit of 100\n{said}"
+    );
 }
 
 #[test]
 fn the_highest_rate_allowed_is_a_lower_bound_and_nothing_more_is_offered() {
     let service = Service::start(Build::of(400.0, 8, Duration::from_secs(1)));
     let (json, code, said) = found(search(&service.url(), &["--max-rate", "60", "--confirm", "4s"]));
-    assert_eq!((code, json["verdict"].as_str()), (0, Some("at_least")), "{json}\n{said}");
+    assert_eq!(
+        (code, json["verdict"].as_str()),
+        (0, Some("at_least")),
+        "{json}\n{said}"
+    );
     assert_eq!(json["sustainable_rps"].as_f64(), Some(60.0));
     assert_eq!(json["peak_offered_rps"].as_f64(), Some(60.0));
-    assert!(reasons(&json).contains("all is well at the highest rate allowed"), "{json}");
+    assert!(
+        reasons(&json).contains("all is well at the highest rate allowed"),
+        "{json}"
+    );
 }
 
 /// Two connections carry 100 rps of a service that answers in 20 ms; it could do 1,000.
 #[test]
 fn too_few_connections_are_the_generators_limit_and_never_a_capacity() {
     let service = Service::start(Build::of(1_000.0, 20, Duration::from_secs(1)));
-    let (json, code, said) = found(search(
-        &service.url(),
-        &["--max-rate", "2000", "--confirm", "4s", "--connections", "2"],
-    ));
+    let args = ["--max-rate", "2000", "--confirm", "4s", "--connections", "2"];
+    let (json, code, said) = found(search(&service.url(), &args));
     assert_eq!(json["verdict"], "generator_limited", "{json}\n{said}");
     assert!(reasons(&json).contains("raise `connections`"), "{json}");
     assert_eq!(code, 0, "{said}");
@@ -105,12 +126,15 @@ fn too_few_connections_are_the_generators_limit_and_never_a_capacity() {
 #[test]
 fn errors_only_overlooks_a_full_pool_and_says_so() {
     let service = Service::start(Build::of(100.0, 5, Duration::from_secs(30)));
-    let args = ["--errors-only", "--max-rate", "200", "--confirm", "4s", "--timeout", "40s"];
+    let args = ["--errors-only", "--max-rate", "200", "--confirm", "4s"];
     let (json, _, said) = found(search(&service.url(), &args));
     let rate = json["sustainable_rps"].as_f64().unwrap_or(0.0);
     assert!(rate > 150.0, "the comparison is no longer wrong: {rate}\n{said}");
     let why = reasons(&json);
-    assert!(why.contains("judged by error responses alone") && why.contains("never answered"), "{why}");
+    assert!(
+        why.contains("judged by error responses alone") && why.contains("never answered"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -119,7 +143,10 @@ fn public_addresses_are_refused_unless_named() {
     let url = "http://192.0.2.1:9/";
     let (json, code, said) = found(search(url, &[]));
     assert_eq!((code, json), (77, Value::Null), "{said}");
-    assert!(said.contains("192.0.2.1") && said.contains("--allow-remote"), "{said}");
+    assert!(
+        said.contains("192.0.2.1") && said.contains("--allow-remote"),
+        "{said}"
+    );
     let mut spec = spec();
     let base = ["http://192.0.2.1:9".to_owned()];
     let refused = Generator::prepare(&spec, &base, 1);
@@ -148,7 +175,10 @@ struct Deployer<'a> {
 
 impl Attendant for Deployer<'_> {
     async fn on_probe(&mut self, probe: &mut Probe) -> Result<(), String> {
-        println!("{} {:?} {} {}", probe.number, probe.phase, probe.measurement.offered, probe.reason);
+        println!(
+            "{} {:?} {} {}",
+            probe.number, probe.phase, probe.measurement.offered, probe.reason
+        );
         Ok(())
     }
     async fn restart(&mut self, tripped_at: Rps) -> Result<bool, String> {
@@ -167,7 +197,9 @@ async fn a_metastable_service_is_restarted_and_named() {
         ..Build::of(100.0, 5, Duration::from_secs(30))
     });
     let base = [service.url().trim_end_matches('/').to_owned()];
-    let mut engine = Engine(Generator::prepare(&spec(), &base, 1).unwrap());
+    let mut load = spec();
+    load.timeout = Duration::from_secs(60);
+    let mut engine = Engine(Generator::prepare(&load, &base, 1).unwrap());
     let mut deployer = Deployer {
         service: &service,
         tripped_at: Vec::new(),
@@ -177,10 +209,15 @@ async fn a_metastable_service_is_restarted_and_named() {
         warm_up: Duration::from_secs(4),
         ..Plan::new(Slo::default(), Rps::saturating(2000.0))
     };
-    let (answer, probes) = find_capacity(&plan, Vec::new(), &mut engine, &mut deployer).await.unwrap();
+    let (answer, probes) = find_capacity(&plan, Vec::new(), &mut engine, &mut deployer)
+        .await
+        .unwrap();
     assert!(!deployer.tripped_at.is_empty(), "{answer:?}");
     let first = deployer.tripped_at[0];
-    assert!(answer.reasons.iter().any(|r| r.starts_with("METASTABLE")), "{answer:?}");
+    assert!(
+        answer.reasons.iter().any(|r| r.starts_with("METASTABLE")),
+        "{answer:?}"
+    );
     assert_eq!(answer.verdict, CapacityVerdict::Sustainable, "{answer:?}");
     let rate = answer.sustainable_rps.unwrap();
     assert!((85.0..=101.0).contains(&rate), "{rate}");

@@ -54,6 +54,7 @@ impl Study<'_> {
             s = both(&self.spec, &deployment, self.meta.seed) => s?,
         };
         stop_where_nothing_can_be_measured(&smoke, rates.as_ref())?;
+        self.sink.event(&Event::Note(smoke.sentence.clone()));
         let mut lines = vec![smoke.sentence];
         if let Some(said) = rates {
             if said.code.is_some() {
@@ -63,7 +64,6 @@ impl Study<'_> {
             }
             lines.push(said.sentence);
         }
-        self.sink.event(&Event::Note(lines[0].clone()));
         self.store
             .log(KIND, &serde_json::Value::String(lines.join("; ")))
             .await?;

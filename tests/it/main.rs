@@ -13,6 +13,7 @@
 #![allow(unreachable_pub, clippy::float_cmp)]
 
 mod browser;
+mod diagnosis_cost;
 mod diagnosis_recorded;
 mod diagnosis_report;
 mod diagnosis_stack;

@@ -1,3 +1,5 @@
+//! Which knobs show an effect and which don't, on histories made for it.
+
 use super::*;
 use crate::capacity::{Capacity, ProbePhase};
 use crate::measurement::Measurement;

@@ -269,7 +269,11 @@ impl<'a> Reading<'a> {
 
     /// A failure that shows no overload (a stall, a burst of errors) and was not seen twice: measured again first.
     fn doubtful(&self, plan: &Plan) -> Option<f64> {
-        let last = self.loads.last().filter(|p| p.verdict == Verdict::Violates)?;
+        // What tripped it is not asked again, however odd it looked.
+        let last = self
+            .loads
+            .last()
+            .filter(|p| p.verdict == Verdict::Violates && self.restarts.is_empty())?;
         let rate = last.measurement.offered.get();
         let again = self
             .rates(Verdict::Violates)

@@ -1,13 +1,14 @@
 # autotune as an image. It tunes containers of the engine whose socket it is given, and sends its load from the host's network:
 #
 #   docker build -t autotune .
-#   docker run --rm -it --network host --pid host --user 0 \
+#   docker run --rm -it --init --network host --pid host --user 0 \
 #     -v /var/run/docker.sock:/var/run/docker.sock -v "$PWD:/work" -w /work \
 #     autotune --space experiments/pool.toml
 #
 # Host network: the load must reach the published ports, and a bridge between the two would be measured as well. Host pids: the
 # cgroups of the trials are read by their processes. /work: the space file, and the results, which outlive the container.
-# `kill -9` of this container ends the guardian with it: run `autotune restore` in a new one, or install on the host for nights.
+# The guardian ends with this container: after `docker kill`, or a second Ctrl-C, run `restore` in a new one. For nights, install on
+# the host, where it lives on.
 #
 # Where no registry is within reach, build the program with cargo and put it on a base that is there:
 #

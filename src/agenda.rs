@@ -144,7 +144,7 @@ fn before_search(
             .filter(move |t| t.phase == phase)
             .filter(|t| matches!(t.outcome, Some(Outcome::Measured { .. } | Outcome::Failed { .. })))
     };
-    let first = of(TrialPhase::Baseline).find(|t| t.capacity().is_some())?;
+    let first = of(TrialPhase::Baseline).next_back()?;
     if of(TrialPhase::Search).next().is_some() {
         return None; // its time is over
     }
@@ -155,6 +155,9 @@ fn before_search(
     let code = first.binding.as_deref().and_then(Code::of_name);
     // What no setting moves is worth proving even in a short study: it saves the rest of it.
     let hopeless = generator(first) || code.is_some_and(diagnosis::is_beyond_tuning);
+    if first.capacity().is_none() && !hopeless {
+        return None; // no rate to compare with
+    }
     let room = affordable(limits, trials, clock);
     let fits = |needed: u32| hopeless || room.is_none_or(|n| n >= needed);
     match of(TrialPhase::Anchor).next() {
@@ -520,7 +523,7 @@ mod tests {
         let (space, limits) = (space(), limits(5));
         let mut trials: Vec<Trial> = Vec::new();
         for _ in 0..20 {
-            let next = next_search(&space, &limits, &trials, &Vec::new(), NO_CLOCK, &Sobol);
+            let next = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
             let Next::Trial { phase, config, round } = next else {
                 assert!(matches!(next, Next::SearchOver(why) if why.contains("nothing that is tuned")));
                 assert_eq!(trials.len(), 4, "baseline, again, both ends");
@@ -541,7 +544,7 @@ mod tests {
         let (space, limits) = (space(), limits(5));
         let mut trials: Vec<Trial> = Vec::new();
         for phase in [TrialPhase::Baseline, TrialPhase::Anchor] {
-            let next = next_search(&space, &limits, &trials, &Vec::new(), NO_CLOCK, &Sobol);
+            let next = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
             assert!(
                 matches!(next, Next::Trial { phase: p, .. } if p == phase),
                 "{next:?}"
@@ -552,7 +555,7 @@ mod tests {
             }
             trials.push(t);
         }
-        let end = next_search(&space, &limits, &trials, &Vec::new(), NO_CLOCK, &Sobol);
+        let end = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
         assert!(matches!(end, Next::SearchOver(why) if why.contains("generator")));
     }
 

@@ -495,8 +495,11 @@ pub fn say_two_rates(low: &Measurement, high: &Measurement, allowed: f64) -> Two
         TwoRates::ConstantGoodput { rps } => said(
             Some(Code::RateLimiter),
             format!(
-                "rate limiter: goodput stays at about {rps:.0} rps ({both}; refusals in {:.0} ms); nothing tuned here moves it",
-                high.error_latency_ms.p50
+                "rate limiter: {rps:.0} rps good where {} are asked ({both}; refusals in {:.0} ms, answers in {:.0} ms); \
+                 nothing tuned here moves it",
+                at(high),
+                high.error_latency_ms.p50,
+                high.latency_ms.p50
             ),
             false,
         ),

@@ -1,6 +1,7 @@
 //! The capacity search against services whose truth is known, beside the rules of its peers, in virtual time.
 //!
 //!     cargo bench --bench capacity -- [--seeds 40] [--noise 2%|5%] [--only NAME] [--no-peers] [--capacity 200] [--off] [--trace SEED]
+//!     cargo bench --bench capacity -- --real 10        real sockets, ten searches a service: about an hour
 #![allow(
     dead_code,
     unreachable_pub,
@@ -16,6 +17,7 @@
 )] // tables on the terminal are its result
 
 mod peers;
+mod real;
 
 use std::ops::ControlFlow;
 
@@ -63,6 +65,9 @@ fn main() {
         .and_then(|s| s.trim_end_matches('%').parse::<f64>().ok())
         .unwrap_or(2.0)
         / 100.0;
+    if let Some(times) = value("--real").and_then(|s| s.parse().ok()) {
+        return real::run(times);
+    }
     let only = value("--only");
     let capacity: Option<f64> = value("--capacity").and_then(|s| s.parse().ok());
     if let Some(seed) = value("--trace").and_then(|s| s.parse().ok()) {

@@ -23,11 +23,13 @@ const RECOVERY_CHECKS: u32 = 6;
 /// Deployments again before the search gives up.
 const MOST_RESTARTS: usize = 2;
 /// Failing confirmations before the search gives up.
-const MOST_CONFIRMATIONS: usize = 5;
-/// Probes in a row that the generator could not drive before its limit is believed.
-const MOST_VOIDS: u32 = 2;
+const MOST_CONFIRMATIONS: usize = 7;
+/// Probes in a row that the generator could not drive before its limit is believed: others may want the CPU for a while.
+const MOST_VOIDS: u32 = 3;
+/// The same at rest, where only the machine can be the reason.
+const MOST_IDLE_VOIDS: u32 = 6;
 /// Most refinement probes before the first confirmation.
-const MOST_REFINEMENTS: usize = 8;
+const MOST_REFINEMENTS: usize = 6;
 /// From this precision on the answer is to come quickly.
 const COARSE: f64 = 0.08;
 /// The rate of a confirmation: carried with this probability, as believed.
@@ -154,7 +156,12 @@ impl<'a> Reading<'a> {
     fn take_void(&mut self, p: &Probe) {
         self.voids += 1;
         let rate = p.measurement.offered.get();
-        if self.voids < MOST_VOIDS {
+        let most = if p.phase == ProbePhase::Idle {
+            MOST_IDLE_VOIDS
+        } else {
+            MOST_VOIDS
+        };
+        if self.voids < most {
             return;
         }
         self.voids = 0;
@@ -343,7 +350,12 @@ fn climb(plan: &Plan, r: &Reading<'_>, confirmed: &Probe) -> Option<Step> {
     }
     let belief = Posterior::of(plan, &r.loads)?;
     let higher = belief.carried(CLIMB_BY).min(r.ceiling(plan));
-    (belief.quantile(0.5) > CLIMB_FROM * rate && higher > 1.01 * rate)
+    let failed_there = r.loads.iter().any(|p| {
+        p.phase == ProbePhase::Confirm
+            && p.verdict == Verdict::Violates
+            && p.measurement.offered.get() < 1.01 * higher
+    });
+    (belief.quantile(0.5) > CLIMB_FROM * rate && higher > 1.01 * rate && !failed_there)
         .then(|| load(plan, r, ProbePhase::Confirm, higher))
 }
 
@@ -467,7 +479,13 @@ fn refine(plan: &Plan, probes: &[Probe], r: &Reading<'_>, confirmations: usize) 
         return Step::Done(conclude(plan, probes, Some("the probes contradict each other")));
     };
     let [q25, q50, q75] = [0.25, 0.5, 0.75].map(|q| belief.quantile(q));
-    let refined = r.loads.iter().filter(|p| p.phase == ProbePhase::Refine).count();
+    let refined = r
+        .loads
+        .iter()
+        .filter(|p| p.phase == ProbePhase::Refine)
+        .map(|p| p.measurement.offered.get())
+        .filter(|x| *x > 0.7 * q50 && *x < 1.4 * q50)
+        .count();
     let near = r
         .standing_fails()
         .iter()
@@ -490,17 +508,13 @@ fn refine(plan: &Plan, probes: &[Probe], r: &Reading<'_>, confirmations: usize) 
             .iter()
             .map(|p| p.measurement.offered.get())
             .fold(f64::INFINITY, f64::min);
-        // Each failure must lower it, and by more each time: 1, 2, 4, 8 %. One whose loss was under the limit, only not
+        // Each failure must lower it, and by more each time: 1, 2, 3 % and so on. One whose loss was under the limit, only not
         // surely enough, says less (a stall in its last seconds does that).
         let clear = failed
             .iter()
             .filter(|p| p.measurement.stopped_early.is_some() || p.measurement.loss() > plan.slo.errors.get())
             .count();
-        let step = if clear == 0 {
-            0.005
-        } else {
-            0.01 * f64::from(1_u32 << (clear - 1).min(4))
-        };
+        let step = if clear == 0 { 0.005 } else { 0.01 * clear as f64 };
         let rate = belief
             .carried(CONFIRMED_BY)
             .min(lowest_failed * (1.0 - step))

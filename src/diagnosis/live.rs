@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use super::knob::{Effect, KnobKind, Side, compare_knob, moved_by};
+use super::knob::{Effect, KnobKind, Side, compare_knob, is_beyond_tuning, moved_by};
 use super::{Code, Diagnosis, Evidence, Facts, confirmed_by, diagnose};
 use crate::capacity::CapacityVerdict;
 use crate::noise::Noise;
@@ -21,6 +21,9 @@ use crate::trial::{Outcome, Trial, TrialPhase};
 const GROUP: usize = 4;
 /// Values that differ by less prove nothing about whether a setting arrived.
 const MOVED: f64 = 1.5;
+
+/// Rates that differ by less, with the same limit beyond tuning, are the same.
+const ABOUT_EQUAL: f64 = 1.2;
 
 /// What was found about one parameter.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,14 +137,56 @@ fn by_extremes(space: &Space, p: &Parameter, ends: &Extremes, trials: &[Trial]) 
     if !ended(&low) || !ended(&high) || bounded(&low) || bounded(&high) {
         return None;
     }
+    let (a, b) = (value(&ends.low, p), value(&ends.high, p));
+    if let Some(found) = beyond_tuning(p, [&a, &b], [&low, &high]) {
+        return Some(found);
+    }
     Some(judged(
         space,
         p,
-        [&value(&ends.low, p), &value(&ends.high, p)],
+        [&a, &b],
         [&low, &high],
         &noise_of(&prelude),
         None,
     ))
+}
+
+/// The same thing, which no setting moves, is the limit at both ends, at about the same rate: that is proof however much
+/// single measurements vary. Trials in which something else came first (a busy machine) are not counted, as long as
+/// they are not the majority.
+fn beyond_tuning(p: &Parameter, values: [&str; 2], sides: [&[&Trial]; 2]) -> Option<KnobFinding> {
+    let code_of = |t: &&Trial| t.binding.as_deref().and_then(Code::of_name);
+    let code = sides[0]
+        .iter()
+        .find_map(code_of)
+        .filter(|c| is_beyond_tuning(*c))?;
+    let [low, high] = sides.map(|side| {
+        let same: Vec<&Trial> = side
+            .iter()
+            .copied()
+            .filter(|t| code_of(t) == Some(code))
+            .collect();
+        let found = rates(&same);
+        (2 * found.len() >= side.len() && !found.is_empty())
+            .then(|| found.iter().sum::<f64>() / f64::from(u32::try_from(found.len()).unwrap_or(1)))
+    });
+    let (low, high) = (low?, high?);
+    let ratio = high / low;
+    (ratio.ln().abs() <= ABOUT_EQUAL.ln()).then(|| KnobFinding {
+        name: p.name.clone(),
+        effect: Effect::None {
+            ratio,
+            detectable: ABOUT_EQUAL - 1.0,
+        },
+        frozen: true,
+        sentence: format!(
+            "{} changes nothing between {} and {} ({low:.1} and {high:.1} rps): {} at both",
+            p.name,
+            values[0],
+            values[1],
+            code.title()
+        ),
+    })
 }
 
 /// Groups of the search's own trials in which the parameter lies in its lowest and highest third. Whatever else was

@@ -236,7 +236,12 @@ async fn exchange(
         let Some(request) = setup.mix.request(pick, at) else {
             break;
         };
-        let kept = link.take().filter(Link::is_ready);
+        let mut kept = link.take();
+        if let Some(l) = &mut kept
+            && !l.is_open().await
+        {
+            kept = None;
+        }
         let is_fresh = kept.is_none();
         let mut open = match kept {
             Some(l) => l,
@@ -248,7 +253,7 @@ async fn exchange(
                 Err(e) => return failed(e.class, None, true),
             },
         };
-        match open.exchange(request, expectation, false).await {
+        match open.exchange(&request, expectation, false).await {
             Ok(a) => {
                 if setup.keep_alive {
                     *link = Some(open);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::Study;
 use crate::event::Event;
 use crate::exit::ExitError;
+use crate::report::FinalVerdict;
 use crate::results;
 use crate::store::{Journal, kinds};
 
@@ -41,7 +42,7 @@ impl Study<'_> {
         if let Some(d) = summary
             .decision
             .as_ref()
-            .filter(|d| d.minimum_detectable_gain > 0.0)
+            .filter(|d| d.minimum_detectable_gain > 0.0 && d.verdict != FinalVerdict::NoGain)
         {
             lines.push(format!(
                 "  {} {} would have shown a gain of {:.1} % or more (with 80 % probability)",
@@ -61,9 +62,11 @@ impl Study<'_> {
         }
         lines.push(String::new());
         if summary.is_win() {
-            lines.push(format!(
-                "To use it: {folder}/recommended.env, {folder}/docker-compose.recommended.yml"
-            ));
+            let compose = match summary.meta.about.service {
+                Some(_) => format!(", {folder}/docker-compose.recommended.yml"),
+                None => String::new(),
+            };
+            lines.push(format!("To use it: {folder}/recommended.env{compose}"));
         }
         lines.push(format!(
             "Evidence: {folder}/recommended.toml, {folder}/report.html, {folder}/trials.csv"

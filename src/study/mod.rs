@@ -112,7 +112,7 @@ pub async fn run(
     stop: Stop,
 ) -> Result<RunEnd, ExitError> {
     let started = Instant::now();
-    let (Some(sut_spec), Some(_)) = (&spec.sut, &spec.load) else {
+    let (Some(_), Some(_)) = (&spec.sut, &spec.load) else {
         return Err(ExitError::new(
             exit::DATA,
             "this space file has no [sut] or no [load]: it is for ask and tell; add both to measure",
@@ -134,9 +134,40 @@ pub async fn run(
     if options.confirm.is_some() {
         begun_before(&options.folder).await?;
     }
+    let mut study = Box::pin(open(
+        spec,
+        options,
+        (sink, stop),
+        (guardian.as_ref(), &run_id),
+        started,
+    ))
+    .await?;
+    let outcome = Box::pin(study.search_and_decide()).await;
+    let end = Box::pin(study.finish(outcome)).await;
+    // Without "done" the guardian goes on trying to give the container back.
+    if let Some(g) = guardian
+        && study.given_back
+    {
+        g.done();
+    }
+    end
+}
+
+/// Opens the journal and the system under test: what an earlier run left is given back first, and what changed since
+/// is refused.
+async fn open<'a>(
+    spec: &StudySpec,
+    options: &'a RunOptions,
+    (sink, stop): (&'a mut dyn Sink, Stop),
+    (guardian, run_id): (Option<&Guardian>, &str),
+    started: Instant,
+) -> Result<Study<'a>, ExitError> {
     let store = Sqlite::open(&options.folder).await?;
-    let mut sut = sut::open(sut_spec, &run_id, &options.folder)?;
-    if let Some(g) = &guardian {
+    let Some(sut_spec) = &spec.sut else {
+        return Err(ExitError::new(exit::DATA, "no [sut] in the space file"));
+    };
+    let mut sut = sut::open(sut_spec, run_id, &options.folder)?;
+    if let Some(g) = guardian {
         sut.set_notes(g.notes());
     }
     if let Some(done) = sut.restore().await? {
@@ -168,7 +199,7 @@ pub async fn run(
         .into_iter()
         .filter_map(|w| w.as_str().map(str::to_owned))
         .collect();
-    let mut study = Study {
+    Ok(Study {
         spec,
         options,
         store,
@@ -186,16 +217,7 @@ pub async fn run(
         slowest_deploy: Duration::ZERO,
         given_back: false,
         warned,
-    };
-    let outcome = Box::pin(study.search_and_decide()).await;
-    let end = Box::pin(study.finish(outcome)).await;
-    // Without "done" the guardian goes on trying to give the container back.
-    if let Some(g) = guardian
-        && study.given_back
-    {
-        g.done();
-    }
-    end
+    })
 }
 
 /// Creates the study's record, or checks that the one on disk is of the same study.

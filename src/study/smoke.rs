@@ -54,6 +54,7 @@ impl Study<'_> {
             s = both(&self.spec, &deployment, self.meta.seed) => s?,
         };
         stop_where_nothing_can_be_measured(&smoke, rates.as_ref())?;
+        self.sink.event(&Event::Note(smoke.sentence.clone()));
         let mut lines = vec![smoke.sentence];
         if let Some(said) = rates {
             if said.code.is_some() {
@@ -63,7 +64,6 @@ impl Study<'_> {
             }
             lines.push(said.sentence);
         }
-        self.sink.event(&Event::Note(lines[0].clone()));
         self.store
             .log(KIND, &serde_json::Value::String(lines.join("; ")))
             .await?;
@@ -186,9 +186,10 @@ mod tests {
         let of = |start: Option<f64>, max: f64| {
             two_rates(start.map(Rps::saturating), Rps::saturating(max)).map(Rps::get)
         };
-        assert_eq!(of(Some(100.0), 1e3), [25.0, 200.0]);
-        assert_eq!(of(None, 1e3), [12.5, 100.0]);
-        assert_eq!(of(Some(4000.0), 1e4), [25.0, 200.0]);
-        assert_eq!(of(Some(40.0), 30.0), [10.0, 30.0]);
+        let of = |start, max| of(start, max).map(|r| format!("{r}"));
+        assert_eq!(of(Some(100.0), 1e3), ["25", "200"]);
+        assert_eq!(of(None, 1e3), ["12.5", "100"]);
+        assert_eq!(of(Some(4000.0), 1e4), ["25", "200"]);
+        assert_eq!(of(Some(40.0), 30.0), ["10", "30"]);
     }
 }

@@ -31,6 +31,8 @@ pub const INSTANCE_TRAFFIC_RATIO: &str = "instance_traffic_ratio";
 pub const PROCESS_CPU_MAX: &str = "process_cpu_max";
 /// CPU of the busiest thread, cores: 1.0 is a full event loop.
 pub const THREAD_CPU_MAX: &str = "thread_cpu_max";
+/// Longest that a thread was ready to run and had no CPU, seconds a second: others, or the quota, keep it waiting.
+pub const THREAD_CPU_WAIT_MAX: &str = "thread_cpu_wait_max";
 /// Processes of the service, peak.
 pub const PROCESSES: &str = "processes";
 /// Connections that the kernel dropped because the listen queue was full.
@@ -130,6 +132,7 @@ pub const ALL: &[&str] = &[
     INSTANCE_TRAFFIC_RATIO,
     PROCESS_CPU_MAX,
     THREAD_CPU_MAX,
+    THREAD_CPU_WAIT_MAX,
     PROCESSES,
     LISTEN_OVERFLOWS,
     HOST_CORES,

@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -59,7 +59,6 @@ struct Shared {
     tokens: Mutex<(f64, Instant)>,
     waiting: AtomicUsize,
     tripped: AtomicBool,
-    requests: AtomicU64,
 }
 
 /// What is to become of a request.
@@ -85,7 +84,6 @@ impl Shared {
             tokens: Mutex::new((1.0, Instant::now())),
             waiting: AtomicUsize::new(0),
             tripped: AtomicBool::new(false),
-            requests: AtomicU64::new(0),
         };
         shared.restart();
         shared
@@ -99,7 +97,6 @@ impl Shared {
     }
 
     fn admit(&self, now: Instant) -> Fate {
-        self.requests.fetch_add(1, Ordering::SeqCst);
         let at_once = |answer| Fate {
             begin: None,
             end: now,
@@ -186,11 +183,6 @@ impl Service {
 
     pub fn url(&self) -> String {
         format!("http://{}/", self.address)
-    }
-
-    /// Requests seen so far.
-    pub fn requests(&self) -> u64 {
-        self.shared.requests.load(Ordering::SeqCst)
     }
 
     /// As if it were deployed again: nothing queued, untripped.

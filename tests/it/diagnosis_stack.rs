@@ -31,7 +31,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// What is staged.
-pub(crate) struct Scene {
+struct Scene {
     name: &'static str,
     /// Variables of docker-compose.yml.
     stack: &'static [(&'static str, &'static str)],
@@ -119,6 +119,11 @@ impl Scene {
             failure: None,
         }
     }
+}
+
+/// The plain load of most scenes.
+pub(crate) fn plain_load() -> LoadSpec {
+    Scene::default().load()
 }
 
 /// The load engine, as the study drives it.
@@ -309,11 +314,11 @@ fn stack_diagnosis_pool_far_too_large_for_the_database() {
         stack: &[
             ("POOL_SIZE", "90"),
             ("HOLD_MS", "0"),
-            ("DB_ROWS", "40000"),
+            ("DB_ROWS", "300000"),
             ("API_CPUS", "2.0"),
             ("POOL_TIMEOUT", "10"),
         ],
-        start: 40.0,
+        start: 8.0,
         code: Code::PoolTooLarge,
         ..Scene::default()
     });
@@ -339,7 +344,8 @@ fn stack_diagnosis_cpu_quota() {
     assert_named(&Scene {
         name: "cpu_quota",
         quick: true,
-        stack: &[("API_CPUS", "0.25"), ("POOL_SIZE", "10")],
+        stack: &[("API_CPUS", "0.25"), ("POOL_SIZE", "10"), ("CPU_MS", "20")],
+        start: 8.0,
         code: Code::CpuQuota,
         ..Scene::default()
     });

@@ -197,6 +197,9 @@ pairs = 1
         .arg(&space)
         .arg("--results")
         .arg(dir.path().join("r"))
+        // A slim image has no trust store; a service without TLS needs none.
+        .env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent")
         .args(["--serve", "0", "--notify"])
         .arg(format!(
             r#"printf '%s %s\n' "$AUTOTUNE_CODE" "$AUTOTUNE_VERDICT" >{0}; cat >>{0}"#,

@@ -255,7 +255,10 @@ async fn a_large_study_stays_small() {
         tempfile::tempdir()
     }
     .unwrap();
-    let journal = Sqlite::open(tmp.path()).await.unwrap();
+    // For a look at `autotune report` on it from outside: a folder that stays.
+    let kept = std::env::var_os("AUTOTUNE_LARGE_STUDY").map(PathBuf::from);
+    let dir = kept.unwrap_or_else(|| tmp.path().to_owned());
+    let journal = Sqlite::open(&dir).await.unwrap();
     Synthetic {
         trials: 1_000,
         probes: 20,

@@ -34,9 +34,9 @@ fn space_file(dir: &Path, name: &str, pool: &str, project: &str) -> PathBuf {
         r#"
 [study]
 name = "{name}"
-budget = "75s"
-trials = 3
-seed = 2
+budget = "100s"
+trials = 2
+seed = 1
 
 [sut]
 kind = "docker"
@@ -54,8 +54,8 @@ replicas = true
 
 [parameters.event_loop]
 type = "choice"
-values = ["asyncio", "uvloop"]
-baseline = "asyncio"
+values = ["auto", "asyncio"]
+baseline = "auto"
 env = "LOOP"
 
 [parameters.cache_ttl]
@@ -88,8 +88,8 @@ range = [1, 1000]
 errors = "5%"
 
 [capacity]
-start = 30
-max = 60
+start = 20
+max = 20
 precision = "30%"
 confirm = "2s"
 warm_up = "1s"
@@ -98,8 +98,8 @@ warm_up = "1s"
 postgres = "postgresql://shop:shop@127.0.0.1:{POSTGRES}/shop"
 
 [confirm]
-pairs = 2
-reserve = "25s"
+pairs = 1
+reserve = "5s"
 "#
     );
     let path = dir.join(format!("{name}.toml"));
@@ -188,7 +188,8 @@ fn stack_scale_tries_one_and_two_instances_and_leaves_none() {
 
     let rows = csv_rows(&results.join("scale/trials.csv"));
     let measured: Vec<_> = rows.iter().filter(|r| r["outcome"] == "measured").collect();
-    assert!(measured.len() >= 3, "{rows:?}");
+    assert!(measured.len() >= 2, "{rows:?}");
+    // The search's first config is far from today's, whatever the seed: two instances, the other loop, the cache.
     let tried = |n: &str| measured.iter().any(|r| r["replicas"] == n);
     assert!(tried("1") && tried("2"), "one and two instances: {rows:?}");
     assert_eq!(most, 2, "two instances ran side by side");

@@ -82,7 +82,7 @@ impl Studio {
     fn told(&self, rates: &[&str]) {
         let study = self.study().display().to_string();
         for rate in rates {
-            let (code, stdout, stderr) = self.run(&["ask", "--study", &study]);
+            let (code, stdout, stderr) = self.run(&["ask", "--study", &study, "--trials", "20"]);
             assert_eq!(code, 0, "{stderr}");
             let trial = serde_json::from_str::<Value>(&stdout).unwrap()["trial"].to_string();
             let (code, _, stderr) = self.run(&["tell", "--study", &study, "--trial", &trial, "--rate", rate]);

@@ -134,28 +134,34 @@ fn behind_a_limiter_the_pool_changes_nothing_and_is_frozen() {
     let found = knob_findings(&s, &trials);
     assert_eq!(found.len(), 1);
     assert!(found[0].frozen, "{found:?}");
+    let sentence = &found[0].sentence;
     assert!(
-        found[0]
-            .sentence
-            .starts_with("pool_size changes nothing between 2 and 50")
-            && found[0].sentence.contains("is POOL_SIZE read?")
-            && found[0].sentence.contains("Rate limiter binds at both"),
-        "{}",
-        found[0].sentence
+        sentence.starts_with("pool_size changes nothing between 2 and 50")
+            && sentence.ends_with("rate limiter at both"),
+        "{sentence}"
     );
     let left = without_frozen(&s, &trials);
     assert!(nothing_to_move(&left));
     assert_eq!(left.baseline(), s.baseline());
-    // The service says that the value arrived: then it is not asked whether it is read.
-    let trials = prelude(&s, |c| {
-        let size = c.get("pool_size").and_then(Value::as_f64).unwrap();
-        (30.0, Code::RateLimiter, vec![("pool_capacity", size)])
-    });
-    let found = knob_findings(&s, &trials);
-    assert!(
-        found[0].frozen && found[0].sentence.contains("the service applies it"),
-        "{found:?}"
+    // A disturbed repeat does not matter, another rate at the other end does.
+    let small = Value::Int(2);
+    let at_low_end = space(vec![pool(2)]);
+    let mut disturbed = prelude(&at_low_end, |_| (30.0, Code::RateLimiter, vec![]));
+    assert_eq!(disturbed[1].config.get("pool_size"), Some(&small));
+    disturbed[1] = trial(
+        2,
+        TrialPhase::Anchor,
+        &at_low_end.baseline(),
+        18.0,
+        Code::HostCpu,
+        &[],
     );
+    assert!(knob_findings(&at_low_end, &disturbed)[0].frozen);
+    let moved = prelude(&s, |c| {
+        let size = c.get("pool_size").and_then(Value::as_f64).unwrap();
+        (20.0 + size, Code::RateLimiter, vec![])
+    });
+    assert!(knob_findings(&s, &moved).iter().all(|f| !f.frozen));
 }
 
 #[test]
@@ -217,7 +223,7 @@ fn bounds_and_noise_decide_nothing() {
         }
     }
     assert!(knob_findings(&s, &trials).is_empty());
-    let mut loud = prelude(&s, |_| (30.0, Code::RateLimiter, vec![]));
+    let mut loud = prelude(&s, |_| (30.0, Code::CpuQuota, vec![]));
     if let Some(Outcome::Measured { capacity }) = &mut loud[1].outcome {
         capacity.sustainable_rps = Some(45.0);
     }

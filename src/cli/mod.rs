@@ -2,18 +2,22 @@
 //!
 //! Results go to stdout, progress and errors to stderr; the exit codes are those of `exit`.
 
+pub mod ask;
 pub mod capacity;
 pub mod check;
 pub mod completions;
+pub mod confirm;
 pub mod ladder;
 pub mod load;
 mod notify;
+pub mod recommend;
 pub mod report;
 mod restore;
 mod run;
 pub mod schema;
 pub mod serve;
 mod signals;
+pub mod tell;
 
 use std::io::{IsTerminal, Write};
 
@@ -67,6 +71,14 @@ enum Command {
     Capacity(capacity::CapacityArgs),
     /// Fixed steps of load on what runs at a URL now: rates, and closed-loop users.
     Ladder(ladder::LadderArgs),
+    /// The next config to try, for those who deploy and measure with their own tools.
+    Ask(ask::AskArgs),
+    /// What became of a trial that was asked for.
+    Tell(tell::TellArgs),
+    /// What a study would recommend now, and why.
+    Recommend(recommend::RecommendArgs),
+    /// Measure the recommendation and today's configuration again, interleaved: win, no gain, worse.
+    Confirm(confirm::ConfirmArgs),
     /// Write a study's tables, recommendation and report again from its journal.
     Report(report::ReportArgs),
     /// The recommendation as env, compose, SQLAlchemy, Kubernetes or JSON; the study as an Optuna journal or a picture.
@@ -135,6 +147,10 @@ async fn execute(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Load(args) => load::run(&args, global.json, global.quiet).await,
         Command::Capacity(args) => Box::pin(capacity::run(&args, global.json, global.quiet)).await,
         Command::Ladder(args) => Box::pin(ladder::run(&args, global.json, global.quiet)).await,
+        Command::Ask(args) => ask::run(&args, global).await,
+        Command::Tell(args) => tell::run(&args, global).await,
+        Command::Recommend(args) => recommend::run(&args, global).await,
+        Command::Confirm(args) => Box::pin(confirm::run(&args, global)).await,
         Command::Report(args) => report::report(&args, global.json).await,
         Command::Export(args) => report::export(&args, global.json).await,
         Command::Compare(args) => report::compare(&args, global.json).await,
@@ -152,6 +168,11 @@ async fn execute(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Guardian => Ok(crate::guardian::run_child().await),
         Command::DemoApi => Ok(exit::OK),
     }
+}
+
+/// A line on stderr; nothing is left to do when that itself is gone.
+fn note(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 /// The control plane's runtime. The load has a thread and a runtime of its own.

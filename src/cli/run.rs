@@ -54,6 +54,9 @@ struct CommonArgs {
     /// Seed of a new study.
     #[arg(long, value_name = "N", env = "AUTOTUNE_SEED")]
     seed: Option<u64>,
+    /// Begin with what an earlier study of the same or an overlapping space knows; the finals don't see it.
+    #[arg(long, value_name = "DIR", env = "AUTOTUNE_PRIOR")]
+    prior: Option<PathBuf>,
     /// Archive an earlier study of this name and begin again.
     #[arg(long, env = "AUTOTUNE_FRESH")]
     fresh: bool,
@@ -139,6 +142,8 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         fresh: args.fresh,
         trials: args.trials,
         budget,
+        prior: args.prior.clone(),
+        confirm: None,
         unguarded: false,
     };
     let page = match args.serve {
@@ -156,6 +161,11 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
     }
     let end = ended?;
     Ok(end.code)
+}
+
+/// A study or a confirmation, its result printed; no live page.
+pub(super) async fn drive(spec: &StudySpec, options: &RunOptions, global: &Global) -> anyhow::Result<u8> {
+    Ok(Box::pin(measure(spec, options, None, global)).await?.code)
 }
 
 /// The run itself, its result printed.

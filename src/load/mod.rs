@@ -39,6 +39,8 @@ use endpoint::Endpoint;
 use engine::{Event, Order, Stop};
 pub use interval::Interval;
 use link::Link;
+#[cfg(fuzzing)]
+pub use link::check as check_answer;
 use mix::{Mix, Pick, Picks};
 pub use null::{NullOptions, NullServer};
 use pool::Setup;

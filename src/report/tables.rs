@@ -29,6 +29,18 @@ const TRIAL_TAIL: [&str; 18] = [
     "instance_traffic_ratio",
 ];
 
+/// What was sampled beside the load and is worth a column in probes.csv; everything that was is in the journal.
+const SAMPLED: [&str; 8] = [
+    "cpu_used",
+    "throttled_ratio",
+    "memory_peak_mb",
+    "db_connections_peak",
+    "db_running_mean",
+    "pool_checked_out_peak",
+    "pool_waiting_mean",
+    "host_cpu_ratio",
+];
+
 /// A row a trial.
 pub fn trials_csv(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
     let mut header: Vec<String> = TRIAL_HEAD.iter().map(|h| (*h).to_owned()).collect();
@@ -91,6 +103,7 @@ pub fn probes_csv(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
     header.push("in_flight_end".to_owned());
     header.extend(["p50", "p90", "p95", "p99", "p999", "max", "mean"].map(|q| format!("latency_ms_{q}")));
     header.extend(["send_lag_ms_p99", "verdict", "reason", "loss_upper", "window_s"].map(str::to_owned));
+    header.extend(SAMPLED.map(str::to_owned));
     let rows = s
         .trials
         .iter()
@@ -117,6 +130,7 @@ pub fn probes_csv(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
                 number(p.loss_upper, 6),
                 number(m.window_s, 3),
             ]);
+            cells.extend(SAMPLED.map(|name| maybe(p.telemetry.get(name).copied(), 4)));
             cells
         });
     csv("probes.csv", &header, rows)

@@ -170,6 +170,8 @@ impl Study<'_> {
             .sut
             .deploy(trial.number, &self.spec.space.parameters, &trial.config)
             .await?;
+        let took = std::time::Duration::from_secs_f64(deployment.ready_s.clamp(0.0, 3_600.0));
+        self.slowest_deploy = self.slowest_deploy.max(took);
         self.sink.event(&Event::Deployed {
             trial: trial.number,
             ready_s: deployment.ready_s,

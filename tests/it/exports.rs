@@ -405,12 +405,20 @@ async fn every_command_prints_one_document_with_json() {
         (&["runs", "--results", "nowhere"], 64, "/error"),
     ];
     for (args, code, pointer) in commands {
-        let out = output(Command::new(AUTOTUNE).args(args).arg("--json").env_remove("RUST_LOG"));
+        let out = output(
+            Command::new(AUTOTUNE)
+                .args(args)
+                .arg("--json")
+                .env_remove("RUST_LOG"),
+        );
         let stdout = String::from_utf8_lossy(&out.stdout);
         let document: serde_json::Value =
             serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {stdout}"));
         assert_eq!(out.status.code(), Some(code), "{args:?}: {stdout}");
-        assert!(document.pointer(pointer).is_some_and(|v| !v.is_null()), "{args:?} has no {pointer}: {stdout}");
+        assert!(
+            document.pointer(pointer).is_some_and(|v| !v.is_null()),
+            "{args:?} has no {pointer}: {stdout}"
+        );
         if code != 0 {
             assert_eq!(document["code"].as_i64(), Some(i64::from(code)));
             assert!(!out.stderr.is_empty(), "people are told as well");
@@ -438,8 +446,14 @@ async fn mistakes_come_with_a_hint() {
     ] {
         let out = output(Command::new(AUTOTUNE).args(&args).env("NO_COLOR", "1"));
         let stderr = String::from_utf8_lossy(&out.stderr);
-        assert!(!out.status.success() && stderr.contains(hint), "{args:?}: {stderr}");
-        assert!(!stderr.contains('\u{1b}') && out.stdout.is_empty(), "{args:?}: {stderr}");
+        assert!(
+            !out.status.success() && stderr.contains(hint),
+            "{args:?}: {stderr}"
+        );
+        assert!(
+            !stderr.contains('\u{1b}') && out.stdout.is_empty(),
+            "{args:?}: {stderr}"
+        );
     }
 }
 
@@ -448,7 +462,11 @@ async fn mistakes_come_with_a_hint() {
 async fn the_picture_is_an_svg_of_its_own() {
     let study = study(Synthetic::default()).await;
     let svg = String::from_utf8(export(&study.summary(), Format::Svg, false).unwrap()).unwrap();
-    assert!(svg.len() < 60_000 && !svg.contains("<script") && !svg.contains("http://x"), "{}", svg.len());
+    assert!(
+        svg.len() < 60_000 && !svg.contains("<script") && !svg.contains("http://x"),
+        "{}",
+        svg.len()
+    );
     let Some(python) = python_with("ast") else { return };
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("study.svg");

@@ -198,13 +198,18 @@ pairs = 1
         .arg("--results")
         .arg(dir.path().join("r"))
         .args(["--serve", "0", "--notify"])
-        .arg(format!(r#"printf '%s %s\n' "$AUTOTUNE_CODE" "$AUTOTUNE_VERDICT" >{0}; cat >>{0}"#, told.display()))
+        .arg(format!(
+            r#"printf '%s %s\n' "$AUTOTUNE_CODE" "$AUTOTUNE_VERDICT" >{0}; cat >>{0}"#,
+            told.display()
+        ))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
     let invitation = lines.next().unwrap();
     let address: SocketAddr = invitation
         .split("http://")
@@ -213,7 +218,10 @@ pairs = 1
         .unwrap_or_else(|| panic!("{invitation}"));
     // The page is asked while the run is under way: it is answered once the study has begun.
     let page = ask(address, "/", &address.to_string());
-    assert!(page.starts_with("HTTP/1.1 200") && page.contains("data-live"), "{page}");
+    assert!(
+        page.starts_with("HTTP/1.1 200") && page.contains("data-live"),
+        "{page}"
+    );
     let rest: Vec<String> = lines.collect();
     let out = child.wait_with_output().unwrap();
     let code = out.status.code().unwrap();
@@ -222,5 +230,8 @@ pairs = 1
     let (head, summary) = told.split_once('\n').unwrap();
     assert!(head.starts_with(&format!("{code} ")), "{told}");
     assert_eq!(summary.trim(), String::from_utf8_lossy(&out.stdout).trim());
-    assert!(std::net::TcpStream::connect(address).is_err(), "the page ends with the run");
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "the page ends with the run"
+    );
 }

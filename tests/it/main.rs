@@ -13,11 +13,20 @@
 #![allow(unreachable_pub, clippy::float_cmp)]
 
 mod browser;
+mod capacity_bad_input;
+mod capacity_service;
+mod capacity_truth;
+mod diagnosis_recorded;
+mod diagnosis_report;
+mod diagnosis_stack;
 mod docker_faults;
 mod docker_kit;
 mod docker_real;
 mod exports;
 mod fake_engine;
+mod faults_docs;
+mod faults_load;
+mod faults_study;
 mod live;
 mod load_answers;
 mod load_basics;
@@ -32,6 +41,8 @@ mod scale_docker;
 mod scale_ladder;
 mod scale_objective;
 mod scale_stack;
+mod search_ask;
+mod search_confirm;
 mod stack_study;
 mod store;
 mod support;

@@ -7,7 +7,8 @@ use super::curves::{highest_offered, thumbnail};
 use super::{esc, figure, verdict_class};
 use crate::report::text::{maybe, number, percent, rate, signed_percent};
 use crate::report::{
-    FinalDecision, Row, Summary, compose_override, objective_words, recommended_env, warnings::warnings as found,
+    FinalDecision, Row, Summary, compose_override, objective_words, recommended_env,
+    warnings::warnings as found,
 };
 use crate::space::{Binding, Config, Limit, Parameter};
 use crate::trial::{Outcome, Trial, TrialPhase};
@@ -334,7 +335,9 @@ fn outcome(r: &Row, t: &Trial) -> (String, String) {
         Some(Outcome::Measured { .. }) | None => (r.outcome.to_owned(), String::new(), reason),
         Some(Outcome::Failed { failure, .. }) => {
             let kind = failure.name();
-            let why = reason.strip_prefix(&format!("{kind}: ")).map_or(reason.clone(), str::to_owned);
+            let why = reason
+                .strip_prefix(&format!("{kind}: "))
+                .map_or(reason.clone(), str::to_owned);
             (format!("failed: {kind}"), why, String::new())
         }
         Some(_) => (r.outcome.to_owned(), reason, String::new()),

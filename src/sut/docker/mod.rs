@@ -8,6 +8,7 @@ pub mod clone;
 pub mod engine;
 pub mod find;
 mod instances;
+mod neighbours;
 pub mod parking;
 mod place;
 mod raw;
@@ -32,6 +33,7 @@ use crate::units::Bytes;
 use clone::Limits;
 use engine::{Engine, EngineError};
 use find::Original;
+use neighbours::Neighbours;
 use parking::{Filter, RestoreError};
 use record::{Record, Step};
 use watch::Watch;
@@ -42,6 +44,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(400);
 const EXPLANATION: Duration = Duration::from_millis(1_000);
 /// A restore that finds the daemon away tries again this often, with pauses of 1, 2, 4 ... seconds.
 const RESTORE_TRIES: u32 = 6;
+/// How long a trial waits for a daemon that was there before.
+const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
 /// The exit status of a process that was killed.
 const SIGKILL_STATUS: i64 = 137;
 
@@ -64,6 +68,7 @@ struct Found {
     inspect: ContainerInspectResponse,
     grace: Duration,
     redactor: Redactor,
+    neighbours: Neighbours,
 }
 
 /// A compose service or container.
@@ -137,6 +142,7 @@ impl DockerSut {
             self.found = Some(Found {
                 grace: parking::grace(inspect.config.as_ref().and_then(|c| c.stop_timeout)),
                 redactor: redactor(&inspect, &self.spec, parameters),
+                neighbours: Neighbours::of(&all, &original),
                 original,
                 inspect,
             });
@@ -158,6 +164,10 @@ impl DockerSut {
 
     /// Docker's messages may quote what it was sent.
     fn redacted(&self, e: EngineError) -> SutError {
+        // A socket that was there and is gone belongs to a daemon that is being restarted.
+        if self.found.is_some() && matches!(e, EngineError::Missing(_)) {
+            return SutError::Infrastructure(self.redact(&e.to_string()));
+        }
         match e.into_sut() {
             SutError::Infrastructure(m) => SutError::Infrastructure(self.redact(&m)),
             SutError::Refused { exit, message } => SutError::Refused {
@@ -189,6 +199,14 @@ impl DockerSut {
         ))
     }
 
+    /// What happened to a service that ours leans on, since the trial began.
+    fn trouble(&self) -> Option<SutError> {
+        let what = self.watch.as_ref().and_then(Watch::trouble)?;
+        Some(SutError::Infrastructure(format!(
+            "{what} during the trial, which says nothing about the config"
+        )))
+    }
+
     /// Everything before the trial itself: observed, parked, no leftovers.
     async fn make_room(&mut self, trial: u32) -> Result<(), SutError> {
         if let Some(message) = self.foreign() {
@@ -196,7 +214,7 @@ impl DockerSut {
         }
         let engine = self.engine.clone();
         let mut original = self.known()?.original.clone();
-        let all = engine.list().await?;
+        let all = engine.list().await.map_err(|e| self.redacted(e))?;
         let Some(listed) = all.iter().find(|c| c.id == original.id) else {
             return Err(refused(format!(
                 "container {} was removed by somebody; {}",
@@ -227,11 +245,17 @@ impl DockerSut {
                 parking::short(&other.id)
             )));
         }
-        parking::remove_trials(&engine, &leftovers).await?;
+        let removed = parking::remove_trials(&engine, &leftovers).await;
+        removed.map_err(|e| self.redacted(e))?;
         self.record(&original, Step::Park, trial)
             .map_err(|e| record::refused(&self.results, &e))?;
         if self.watch.is_none() {
-            self.watch = Some(Watch::begin(&engine, &original).await?);
+            let watch = Watch::begin(&engine, &original).await;
+            self.watch = Some(watch.map_err(|e| self.redacted(e))?);
+        }
+        let neighbours = self.known()?.neighbours.clone();
+        if let Some(watch) = &self.watch {
+            watch.mind(&neighbours);
         }
         let grace = self.known()?.grace;
         self.notes.send(Note::Parking {
@@ -240,7 +264,14 @@ impl DockerSut {
         });
         let parked = parking::park(&engine, &mut original, grace).await;
         self.known()?.original = original;
-        parked.map_err(|e| self.redacted(e))
+        parked.map_err(|e| self.redacted(e))?;
+        match neighbours.settle(&engine).await {
+            Ok(None) => Ok(()),
+            Ok(Some(which)) => Err(SutError::Infrastructure(format!(
+                "{which}, and the service needs it"
+            ))),
+            Err(e) => Err(self.redacted(e)),
+        }
     }
 
     /// Creates and starts an instance of the trial, from 1. On an error what was made of it is removed by the caller.
@@ -346,6 +377,9 @@ impl DockerSut {
     async fn look_at(&self, live: &Live) -> Result<Json, SutError> {
         if let Some(message) = self.foreign() {
             return Err(refused(message));
+        }
+        if let Some(trouble) = self.trouble() {
+            return Err(trouble);
         }
         let json = match self.engine.inspect(&live.id).await {
             Ok(json) => json,
@@ -576,9 +610,13 @@ impl Sut for DockerSut {
     ) -> Result<Deployment, SutError> {
         let since = Instant::now();
         self.find(parameters).await?;
+        self.await_daemon().await?;
         self.remove_live().await?;
         self.make_room(trial).await?;
-        let result = self.up(trial, parameters, config, since).await;
+        let mut result = self.up(trial, parameters, config, since).await;
+        if let (Err(SutError::Config { .. }), Some(trouble)) = (&result, self.trouble()) {
+            result = Err(trouble);
+        }
         if result.is_err()
             && let Err(e) = self.remove_live().await
         {
@@ -665,6 +703,20 @@ impl DockerSut {
         }
         self.hold(&original).await?;
         Ok(Some(original))
+    }
+
+    /// A daemon that is being restarted is waited for, before that counts as a fault.
+    async fn await_daemon(&self) -> Result<(), SutError> {
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(250);
+        loop {
+            match self.engine.version().await {
+                Ok(_) => return Ok(()),
+                Err(e) if begun.elapsed() >= DAEMON_PATIENCE => return Err(self.redacted(e)),
+                Err(_) => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(Duration::from_secs(4));
+        }
     }
 
     fn note(&self, original: &Original, step: Step, trial: u32) {
@@ -787,8 +839,15 @@ fn lines(found: &Found, version: &Json) -> Vec<String> {
         );
     }
     let parked = parking::parked_name(&o.name, o.was_running);
-    let back = if o.was_running { "start and rename" } else { "rename" };
-    out.push(format!("docker actions, at first: rename {} to {parked}, stop it", o.name));
+    let back = if o.was_running {
+        "start and rename"
+    } else {
+        "rename"
+    };
+    out.push(format!(
+        "docker actions, at first: rename {} to {parked}, stop it",
+        o.name
+    ));
     out.push(format!(
         "  for each trial: create {} from image {} with the trial's variables and limits, connect it to the same networks, start it; \
          afterwards stop and remove it",

@@ -9,6 +9,8 @@ use super::Global;
 use super::load::print;
 use crate::exit::{self, ExitError};
 use crate::optimizer::{Candidate, Recommendation};
+use crate::results;
+use crate::spec::{Connections, MOST_INSTANCES};
 use crate::store::Sqlite;
 use crate::study::standing::Standing;
 use crate::trial::Seen;
@@ -28,6 +30,9 @@ pub struct RecommendArgs {
     /// The fastest, whatever it costs.
     #[arg(long, env = "AUTOTUNE_FASTEST")]
     fastest: bool,
+    /// For so many instances in production; refused, with the arithmetic, where their connections exceed the budget.
+    #[arg(long, value_name = "N", env = "AUTOTUNE_INSTANCES", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_INSTANCES)))]
+    instances: Option<u32>,
 }
 
 /// Prints the recommendation; changes nothing.
@@ -36,15 +41,44 @@ pub(super) async fn run(args: &RecommendArgs, global: &Global) -> anyhow::Result
         .await
         .map_err(ExitError::from)?;
     let standing = Standing::read(&store).await;
+    let connections = results::connections(&store).await;
     store.close().await;
-    let standing = standing?;
+    let (standing, connections) = (standing?, connections.map_err(ExitError::from)?);
     let is_known = standing.config(args.fastest).is_some();
+    let fit = fitting(&standing, args, connections.as_ref())?;
     print(&if global.json {
-        document(&standing, args.fastest).to_string()
+        let mut document = document(&standing, args.fastest);
+        if let Some(words) = &fit {
+            document["instances"] = json!({ "count": args.instances, "connections": words });
+        }
+        document.to_string()
     } else {
-        words(&standing, args.fastest).trim_end().to_owned()
+        let mut text = words(&standing, args.fastest).trim_end().to_owned();
+        if let (Some(words), Some(n)) = (&fit, args.instances) {
+            text += &format!("\n  for {n} instances: {words}");
+        }
+        text
     })?;
     Ok(if is_known { exit::OK } else { exit::NO_GAIN })
+}
+
+/// The arithmetic of the connections for the instances that are asked about; an error where they do not fit.
+fn fitting(
+    s: &Standing,
+    args: &RecommendArgs,
+    connections: Option<&Connections>,
+) -> Result<Option<String>, ExitError> {
+    let (Some(n), Some(config)) = (args.instances, s.config(args.fastest)) else {
+        return Ok(None);
+    };
+    let Some(c) = connections else {
+        return Ok(Some(
+            "not checked against the database: the space file has no [budget] connections".to_owned(),
+        ));
+    };
+    c.for_instances(&s.space, &config, n)
+        .map(|fit| Some(fit.words))
+        .map_err(|why| ExitError::new(exit::DATA, why))
 }
 
 const NOTHING: &str = "nothing that works has been measured yet: today's configuration stays";

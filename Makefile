@@ -24,6 +24,11 @@ diagnosis:       ## every constraint staged on the real stack, each named by the
 demo:            ## the main job on the built-in API
 	$(CARGO) run --release --locked -- demo
 
+soak:            ## every numbered fault, then 40 minutes of faults on a second engine (root; over an hour in all)
+	$(CARGO) build --locked
+	AUTOTUNE_TEST_SOAK=1 $(CARGO) test --locked --test it faults_study -- --nocapture --test-threads=1
+	eval "$$(scripts/engine)" && scripts/images && tests/soak/run --minutes 40 --own-engine
+
 stack:           ## the demo stack up, for trying experiments/
 	eval "$$(scripts/engine)" && scripts/images && docker compose up -d --build --wait
 

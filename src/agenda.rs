@@ -71,12 +71,14 @@ pub fn history(trials: &[Trial]) -> History {
     trials.iter().filter_map(Trial::observation).collect()
 }
 
-/// The next trial of the search, or why it is over.
+/// The next trial of the search, or why it is over. `prior` is what an earlier study knew: the optimizer sees it before
+/// the trials of this one; the finals don't see it.
 #[must_use]
 pub fn next_search(
     space: &Space,
     limits: &Limits,
     trials: &[Trial],
+    prior: &History,
     clock: Clock,
     optimizer: &dyn Optimizer,
 ) -> Next {
@@ -115,14 +117,15 @@ pub fn next_search(
     {
         return over("the rest of the time is kept for the finals");
     }
-    let history = history(trials);
+    let mut seen = prior.clone();
+    seen.extend(history(trials));
     let context = AskContext {
         seed: limits.seed,
         trials: affordable(limits, trials, clock),
         required: limits.required,
     };
-    match optimizer.ask(space, &history, &context) {
-        Ask::Config(config) => trial(optimizer::phase_of(space, &history, &config), config, None),
+    match optimizer.ask(space, &seen, &context) {
+        Ask::Config(config) => trial(optimizer::phase_of(space, &seen, &config), config, None),
         Ask::Stop(why) => over(&why),
     }
 }
@@ -201,7 +204,6 @@ pub fn finalists(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock)
 /// The next trial of the finals, or the decision.
 #[must_use]
 pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Next {
-    let history = history(trials);
     let finalists = finalists(space, limits, trials, clock);
     if finalists.is_empty() && diagnosis::nothing_to_move(&diagnosis::without_frozen(space, trials)) {
         return Next::Nothing(
@@ -211,7 +213,51 @@ pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock
     if finalists.is_empty() {
         return Next::Nothing("nothing but today's configuration carried anything: it stays".to_owned());
     }
-    let done: Vec<FinalResult> = trials.iter().filter_map(FinalResult::of_trial).collect();
+    next_pairing(space, limits, trials, clock, &finalists, 1)
+}
+
+/// The next trial of a confirmation of `candidate`, or the decision. Only trials from number `first` on count, so that
+/// earlier finals decide nothing here; `candidate` may be today's configuration, which is then measured against itself.
+#[must_use]
+pub fn next_confirm(
+    space: &Space,
+    limits: &Limits,
+    trials: &[Trial],
+    clock: Clock,
+    candidate: &Config,
+    first: u32,
+) -> Next {
+    next_pairing(
+        space,
+        limits,
+        trials,
+        clock,
+        std::slice::from_ref(candidate),
+        first,
+    )
+}
+
+/// The next trial of interleaved rounds that begin with trial `first`. Rounds of earlier finals keep their numbers: new
+/// ones go on counting.
+fn next_pairing(
+    space: &Space,
+    limits: &Limits,
+    trials: &[Trial],
+    clock: Clock,
+    finalists: &[Config],
+    first: u32,
+) -> Next {
+    let earlier = trials.iter().filter(|t| t.number < first);
+    let rounds_before = earlier.filter_map(|t| t.round).max().unwrap_or(0);
+    let done: Vec<FinalResult> = trials
+        .iter()
+        .filter(|t| t.number >= first)
+        .filter_map(FinalResult::of_trial)
+        .map(|mut r| {
+            r.round = r.round.saturating_sub(rounds_before);
+            r
+        })
+        .collect();
     // A round that has begun needs only what is missing in it.
     let last = done.iter().map(|d| d.round).max().unwrap_or(0);
     let in_last = done.iter().filter(|d| d.round == last).count();
@@ -221,10 +267,16 @@ pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock
     };
     let needed = typical(trials, true).saturating_mul(u32::try_from(missing).unwrap_or(u32::MAX));
     let another = clock.left.is_none_or(|left| left >= needed);
-    let noise = optimizer::recommend(space, &history, limits.required).map_or(0.05, |r| r.noise);
-    let plan = FinalsPlan::new(limits.pairs, limits.seed).with_noise(noise);
-    match finals::next_final(&plan, space, &finalists, &space.baseline(), &done, another) {
-        FinalStep::Measure { config, round } => trial(TrialPhase::Final, config, Some(round)),
+    let noise = optimizer::recommend(space, &history(trials), limits.required).map_or(0.05, |r| r.noise);
+    let plan = FinalsPlan::new(limits.pairs, limits.seed)
+        .with_noise(noise)
+        .with_required(limits.required);
+    match finals::next_final(&plan, space, finalists, &space.baseline(), &done, another) {
+        FinalStep::Measure { config, round } => trial(
+            TrialPhase::Final,
+            config,
+            Some(round.saturating_add(rounds_before)),
+        ),
         FinalStep::Decided(decision) => Next::Decided(Box::new(decision)),
     }
 }
@@ -420,7 +472,7 @@ mod tests {
         let (space, limits) = (space(), limits(search));
         let mut trials: Vec<Trial> = Vec::new();
         for _ in 0..200 {
-            let next = match next_search(&space, &limits, &trials, NO_CLOCK, &Sobol) {
+            let next = match next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol) {
                 Next::SearchOver(_) => next_final(&space, &limits, &trials, NO_CLOCK),
                 next => next,
             };
@@ -471,7 +523,7 @@ mod tests {
         let (space, limits) = (space(), limits(5));
         let mut trials: Vec<Trial> = Vec::new();
         for _ in 0..20 {
-            let next = next_search(&space, &limits, &trials, NO_CLOCK, &Sobol);
+            let next = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
             let Next::Trial { phase, config, round } = next else {
                 assert!(matches!(next, Next::SearchOver(why) if why.contains("nothing that is tuned")));
                 assert_eq!(trials.len(), 4, "baseline, again, both ends");
@@ -492,7 +544,7 @@ mod tests {
         let (space, limits) = (space(), limits(5));
         let mut trials: Vec<Trial> = Vec::new();
         for phase in [TrialPhase::Baseline, TrialPhase::Anchor] {
-            let next = next_search(&space, &limits, &trials, NO_CLOCK, &Sobol);
+            let next = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
             assert!(
                 matches!(next, Next::Trial { phase: p, .. } if p == phase),
                 "{next:?}"
@@ -503,7 +555,7 @@ mod tests {
             }
             trials.push(t);
         }
-        let end = next_search(&space, &limits, &trials, NO_CLOCK, &Sobol);
+        let end = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
         assert!(matches!(end, Next::SearchOver(why) if why.contains("generator")));
     }
 
@@ -513,7 +565,7 @@ mod tests {
         let (trials, _) = play(4);
         for cut in 0..trials.len() {
             let (space, limits) = (space(), limits(4));
-            let next = match next_search(&space, &limits, &trials[..cut], NO_CLOCK, &Sobol) {
+            let next = match next_search(&space, &limits, &trials[..cut], &History::new(), NO_CLOCK, &Sobol) {
                 Next::SearchOver(_) => next_final(&space, &limits, &trials[..cut], NO_CLOCK),
                 next => next,
             };
@@ -535,7 +587,7 @@ mod tests {
         let (space, limits) = (space(), limits(4));
         let mut open = done(1, TrialPhase::Baseline, &space.baseline(), None, 20.0);
         open.outcome = Some(Outcome::Interrupted);
-        let next = next_search(&space, &limits, &[open], NO_CLOCK, &Sobol);
+        let next = next_search(&space, &limits, &[open], &History::new(), NO_CLOCK, &Sobol);
         assert!(matches!(
             next,
             Next::Trial {
@@ -557,6 +609,7 @@ mod tests {
                 &space(),
                 &limits(50),
                 std::slice::from_ref(&baseline),
+                &History::new(),
                 clock(left),
                 &Sobol,
             )

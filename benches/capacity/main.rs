@@ -1,6 +1,6 @@
 //! The capacity search against services whose truth is known, beside the rules of its peers, in virtual time.
 //!
-//!     cargo bench --bench capacity -- [--seeds 40] [--noise 2%|5%] [--only NAME] [--no-peers] [--capacity 200]
+//!     cargo bench --bench capacity -- [--seeds 40] [--noise 2%|5%] [--only NAME] [--no-peers] [--capacity 200] [--off] [--trace SEED]
 #![allow(
     dead_code,
     unreachable_pub,
@@ -98,6 +98,9 @@ fn main() {
                 runs.extend((0..seeds).map(|seed| soaked(model(seed), seed, method(model(seed), seed))));
             }
             println!("{}", Row::of(name, service, &runs));
+            if args.iter().any(|a| a == "--off") {
+                list_off(service, &capacities, seeds, &runs);
+            }
             all.extend(runs);
         }
         println!("{}", Row::of(name, "ALL", &all));
@@ -111,6 +114,22 @@ fn main() {
         }
     }
     race(seeds, noise, &capacities);
+}
+
+/// The runs that are off by more than 5 % or fail the soak, to be looked at with `--trace`.
+fn list_off(service: &str, capacities: &[f64], seeds: u64, runs: &[Run]) {
+    let of = capacities.iter().flat_map(|c| (0..seeds).map(move |s| (*c, s)));
+    for ((c, seed), r) in of.zip(runs) {
+        let error = r.rate.map_or(-1.0, |x| x / r.truth - 1.0);
+        if error.abs() > 0.05 || r.soaked == Some(false) {
+            println!(
+                "    --only '{service}' --capacity {c} --trace {seed}: {:.1} %, {:.0} s, soaked {:?}",
+                error * 100.0,
+                r.seconds,
+                r.soaked
+            );
+        }
+    }
 }
 
 /// Few or many servers, by the seed: what the idle latency tells of the capacity differs as widely in life.

@@ -293,11 +293,26 @@ fn status_table(m: &Measurement) -> String {
         parts.push("nothing".into());
     }
     format!(
-        "at rest {} of {} requests were good; answers: {}",
+        "at rest {} of {} requests were good; answers: {}{}",
         m.good,
         m.scheduled,
-        parts.join(", ")
+        parts.join(", "),
+        advice(m).map(|a| format!("; {a}")).unwrap_or_default()
     )
+}
+
+/// What to do about the commonest wrong answer, where that is clear.
+fn advice(m: &Measurement) -> Option<&'static str> {
+    let (status, _) = m.statuses.iter().max_by_key(|(_, n)| **n)?;
+    Some(match status {
+        300..=399 => "redirects are not followed: give the address it redirects to",
+        401 | 403 | 407 => "it wants to know who asks: give a header (--header, or headers in [load])",
+        404 | 410 => "is the path right?",
+        405 => "is the method right?",
+        429 => "it limits the rate even at rest",
+        500..=599 => "it fails without any load: its log has the reason",
+        _ => return None,
+    })
 }
 
 /// Growth of the requests in flight, per second, as a share of the rate.

@@ -37,6 +37,8 @@ const RETROGRADE: [(Option<f64>, f64); 5] = [
     (Some(2.0), 0.1),
     (None, 0.1),
 ];
+/// Good answers below which a goodput says nothing: a short stall is not told from an overload.
+const LEAST_GOOD: u64 = 12;
 /// Share of overloaded probes whose goodput fits that relation.
 const HINT_WEIGHT: f64 = 0.8;
 
@@ -62,7 +64,11 @@ struct Evidence {
 impl Posterior {
     /// The belief after `loads`; None without a single verdict.
     pub(super) fn of(plan: &Plan, loads: &[&Probe]) -> Option<Self> {
-        let evidence: Vec<Evidence> = loads.iter().filter_map(|p| Evidence::of(plan, p)).collect();
+        let background = background(loads);
+        let evidence: Vec<Evidence> = loads
+            .iter()
+            .filter_map(|p| Evidence::of(plan, p, background))
+            .collect();
         let highest_pass = evidence
             .iter()
             .filter(|e| e.passed)
@@ -154,7 +160,7 @@ impl Posterior {
 }
 
 impl Evidence {
-    fn of(plan: &Plan, p: &Probe) -> Option<Self> {
+    fn of(plan: &Plan, p: &Probe, background: f64) -> Option<Self> {
         let passed = match p.verdict {
             Verdict::Meets => true,
             Verdict::Violates => false,
@@ -174,7 +180,7 @@ impl Evidence {
         let hint = if passed || plan.errors_only {
             None
         } else {
-            hint(plan, p)
+            hint_above(plan, p, background)
         };
         Some(Self {
             ln_rate: m.offered.get().ln(),
@@ -220,15 +226,38 @@ fn likelihood_with(evidence: &[Evidence], x: f64, noise: f64, false_failures: f6
     by_relation.iter().sum()
 }
 
-/// The goodput under overload as a reading of the capacity: (ln rate, deviation). Where the excess is refused at once,
-/// the sustainable rate is a little higher than the goodput: some loss is allowed.
+/// Share of the answers that are bad where the rate was carried: errors that are there at any load.
+fn background(loads: &[&Probe]) -> f64 {
+    let (good, bad) = loads
+        .iter()
+        .filter(|p| p.verdict == Verdict::Meets)
+        .flat_map(|p| &p.measurement.bins)
+        .fold((0, 0), |s, b| (s.0 + b.completed_good, s.1 + b.completed_bad));
+    bad as f64 / (good + bad).max(1) as f64
+}
+
+/// The goodput under overload as a reading of the capacity: (ln rate, deviation).
 pub(super) fn hint(plan: &Plan, p: &Probe) -> Option<(f64, f64)> {
+    hint_above(plan, p, 0.0)
+}
+
+/// What a confirmation may lose so that its upper bound is still under the limit: 95 % one-sided, of as many requests as
+/// it will have.
+fn confirmable_loss(plan: &Plan, rate: f64) -> f64 {
+    let limit = plan.slo.errors.get().min(0.5);
+    let n = (rate * plan.confirm.as_secs_f64()).max(300.0);
+    (limit - 1.645 * (limit * (1.0 - limit) / n).sqrt()).max(0.0)
+}
+
+/// The same where a share `background` of the answers is bad at any load. Where the excess is refused at once, the
+/// sustainable rate is a little higher than the goodput: some loss is allowed.
+fn hint_above(plan: &Plan, p: &Probe, background: f64) -> Option<(f64, f64)> {
     let m = &p.measurement;
     let span: f64 = m.bins.iter().map(|b| b.width_s).sum();
     let sum = |of: fn(&crate::measurement::Bin) -> u64| m.bins.iter().map(of).sum::<u64>();
     let (good, bad) = (sum(|b| b.completed_good), sum(|b| b.completed_bad));
     let rate = m.offered.get();
-    if span <= 0.0 || good < 5 {
+    if span <= 0.0 || good < LEAST_GOOD {
         return None;
     }
     let goodput = good as f64 / span;
@@ -252,9 +281,9 @@ pub(super) fn hint(plan: &Plan, p: &Probe) -> Option<(f64, f64)> {
         return None;
     }
     let at = if refused {
-        goodput / (1.0 - plan.slo.errors.get().min(0.5))
+        goodput / (1.0 - confirmable_loss(plan, goodput))
     } else {
-        goodput
+        goodput / (1.0 - background.min(plan.slo.errors.get()).min(0.5))
     };
     let over = (rate / goodput).ln();
     if over < 0.005 {

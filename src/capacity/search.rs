@@ -32,6 +32,10 @@ const MOST_REFINEMENTS: usize = 8;
 const COARSE: f64 = 0.08;
 /// The rate of a confirmation: carried with this probability, as believed.
 const CONFIRMED_BY: f64 = 0.8;
+/// A confirmed rate this far below the middle of the belief is tried once more, higher ...
+const CLIMB_FROM: f64 = 1.035;
+/// ... at a rate carried with this probability.
+const CLIMB_BY: f64 = 0.75;
 /// A race is lost when the capacity is above this share of the incumbent's rate ...
 const CLEARLY_LOST: f64 = 0.9;
 /// ... with less than this probability.
@@ -236,12 +240,24 @@ impl<'a> Reading<'a> {
     /// The lowest rate that failed and was not overruled: as often as probes at or below it failed, others at or above
     /// it passed.
     fn lowest_fail(&self) -> Option<f64> {
-        let stands = |f: &f64| {
+        self.standing_fails().first().copied()
+    }
+
+    /// Rates that failed and were not overruled, ascending. A failure below counts for a higher rate too, unless it was
+    /// overruled itself.
+    fn standing_fails(&self) -> Vec<f64> {
+        let mut failed: Vec<f64> = self.rates(Verdict::Violates).collect();
+        failed.sort_by(f64::total_cmp);
+        let mut standing: Vec<f64> = Vec::new();
+        for f in &failed {
             let passes = self.rates(Verdict::Meets).filter(|p| *p > 0.98 * f).count();
-            let fails = self.rates(Verdict::Violates).filter(|x| *x < 1.02 * f).count();
-            fails > passes
-        };
-        self.rates(Verdict::Violates).filter(stands).reduce(f64::min)
+            let close = failed.iter().filter(|x| (*x / f - 1.0).abs() < 0.02).count();
+            let below = standing.iter().filter(|x| **x <= 0.98 * f).count();
+            if close + below > passes {
+                standing.push(*f);
+            }
+        }
+        standing
     }
 
     /// A failure that shows no overload (a stall, a burst of errors) and was not seen twice: measured again first.
@@ -279,8 +295,8 @@ impl<'a> Reading<'a> {
 
 /// Chooses the next rate of a service that is warm and at rest.
 fn ready(plan: &Plan, probes: &[Probe], r: &Reading<'_>) -> Step {
-    if r.confirmed.is_some() {
-        return Step::Done(conclude(plan, probes, None));
+    if let Some(confirmed) = r.confirmed {
+        return climb(plan, r, confirmed).unwrap_or_else(|| Step::Done(conclude(plan, probes, None)));
     }
     let confirmations = r.count(ProbePhase::Confirm, Verdict::Violates);
     if confirmations >= MOST_CONFIRMATIONS {
@@ -314,6 +330,21 @@ fn ready(plan: &Plan, probes: &[Probe], r: &Reading<'_>) -> Step {
         (None, Some(f)) => load(plan, r, ProbePhase::Growth, lower(plan, r, f)),
         (Some(_), Some(_)) => refine(plan, probes, r, confirmations),
     }
+}
+
+/// A confirmation that passed well below what the probes say (an unlucky failure before it, a stall): one more, higher.
+/// Where that fails, the first still counts.
+fn climb(plan: &Plan, r: &Reading<'_>, confirmed: &Probe) -> Option<Step> {
+    let rate = confirmed.measurement.offered.get();
+    let passed = r.count(ProbePhase::Confirm, Verdict::Meets);
+    let last_is_it = r.loads.last().is_some_and(|p| p.number == confirmed.number);
+    if passed > 1 || !last_is_it || plan.precision.get() >= COARSE || r.standing_fails().is_empty() {
+        return None;
+    }
+    let belief = Posterior::of(plan, &r.loads)?;
+    let higher = belief.carried(CLIMB_BY).min(r.ceiling(plan));
+    (belief.quantile(0.5) > CLIMB_FROM * rate && higher > 1.01 * rate)
+        .then(|| load(plan, r, ProbePhase::Confirm, higher))
 }
 
 /// The generator is at its limit and the service is not: confirm what could be driven.
@@ -438,8 +469,9 @@ fn refine(plan: &Plan, probes: &[Probe], r: &Reading<'_>, confirmations: usize) 
     let [q25, q50, q75] = [0.25, 0.5, 0.75].map(|q| belief.quantile(q));
     let refined = r.loads.iter().filter(|p| p.phase == ProbePhase::Refine).count();
     let near = r
-        .rates(Verdict::Violates)
-        .filter(|f| *f > 0.9 * q50 && *f < 1.15 * q50)
+        .standing_fails()
+        .iter()
+        .filter(|f| **f > 0.9 * q50 && **f < 1.15 * q50)
         .count();
     // Where a coarse answer is asked for, one failure near the middle and half of the refinements are enough.
     let (enough, most) = if plan.precision.get() >= COARSE {
@@ -449,14 +481,26 @@ fn refine(plan: &Plan, probes: &[Probe], r: &Reading<'_>, confirmations: usize) 
     };
     let narrow = (q75 / q25).ln() <= plan.precision.get() && near >= enough;
     if confirmations > 0 || narrow || refined >= most {
-        let lowest_failed = r
+        let failed: Vec<&&Probe> = r
             .loads
             .iter()
             .filter(|p| p.phase == ProbePhase::Confirm && p.verdict == Verdict::Violates)
+            .collect();
+        let lowest_failed = failed
+            .iter()
             .map(|p| p.measurement.offered.get())
             .fold(f64::INFINITY, f64::min);
-        // Each failure must lower it, and by more each time: 1, 2, 4, 8 %.
-        let step = 0.01 * f64::from(1_u32 << confirmations.saturating_sub(1).min(4));
+        // Each failure must lower it, and by more each time: 1, 2, 4, 8 %. One whose loss was under the limit, only not
+        // surely enough, says less (a stall in its last seconds does that).
+        let clear = failed
+            .iter()
+            .filter(|p| p.measurement.stopped_early.is_some() || p.measurement.loss() > plan.slo.errors.get())
+            .count();
+        let step = if clear == 0 {
+            0.005
+        } else {
+            0.01 * f64::from(1_u32 << (clear - 1).min(4))
+        };
         let rate = belief
             .carried(CONFIRMED_BY)
             .min(lowest_failed * (1.0 - step))
@@ -465,7 +509,13 @@ fn refine(plan: &Plan, probes: &[Probe], r: &Reading<'_>, confirmations: usize) 
     }
     // A little above the middle: a slight overload tells the capacity itself, not only a side.
     let wide = (q75 / q25).ln() > 0.08;
-    load(plan, r, ProbePhase::Refine, if wide { q50 } else { q50 * 1.03 })
+    let rate = if wide { q50 } else { q50 * 1.03 };
+    // What tripped once is approached from below.
+    let careful = match r.highest(Verdict::Meets) {
+        Some(pass) if !r.restarts.is_empty() => pass * 1.06,
+        _ => f64::INFINITY,
+    };
+    load(plan, r, ProbePhase::Refine, rate.min(careful))
 }
 
 /// A probe at a real rate, as long as its phase, its rate and the service's latency need.

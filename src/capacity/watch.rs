@@ -129,7 +129,7 @@ impl Watch {
             .map(|c| c.iter().map(|b| b.in_flight_end as f64).sum::<f64>() / step as f64)
             .collect();
         let d = drift(&series, series.len() as f64 * step as f64 * bin.width_s);
-        if (d.per_s - 3.0 * d.se) / self.rate > 0.015 {
+        if (d.per_s - 3.0 * d.se) / self.rate > 0.012 {
             return ControlFlow::Break(format!(
                 "requests in flight grow by {:.1} % of the rate every second",
                 100.0 * d.per_s / self.rate

@@ -1,7 +1,7 @@
 //! `autotune capacity`: the highest sustainable rate of what runs there now.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::load::{coded, duration, header, print, read_body, split_url};
 use crate::capacity::{Capacity, CapacityVerdict, Plan, ProbePhase, ProbePlan};
 use crate::exit::{self, ExitError};
-use crate::load::Generator;
+use crate::load::{Generator, LoadError};
 use crate::measurement::{Bin, Measurement};
 use crate::probing::{Attendant, Drive, find_capacity};
 use crate::slo::{Slo, Verdict};
@@ -111,12 +111,26 @@ pub struct CapacityArgs {
 /// What keeps load from being sent at all, as an `ExitError` where it has an exit code of its own.
 pub async fn run(args: &CapacityArgs, json: bool, quiet: bool) -> anyhow::Result<u8> {
     let (spec, bases) = args.spec()?;
-    let generator = Generator::prepare(&spec, &bases, args.seed).map_err(|e| coded(&e))?;
+    let generator = Generator::prepare(&spec, &bases, args.seed).map_err(|e| match e {
+        LoadError::Remote { host, address } => ExitError::new(
+            exit::PERMISSION,
+            format!(
+                "{host} ({address}) is neither this machine nor a private network; if load may go there, say --allow-remote {host}"
+            ),
+        )
+        .into(),
+        other => coded(&other),
+    })?;
     generator.reach().await.map_err(|e| coded(&e))?;
     let plan = args.plan();
     let began = Instant::now();
     let mut driver = Engine(generator);
-    let mut watcher = Console { quiet };
+    let mut watcher = Console {
+        quiet,
+        live: !quiet && std::io::stderr().is_terminal(),
+        began,
+        started_s: Vec::new(),
+    };
     let search = find_capacity(&plan, Vec::new(), &mut driver, &mut watcher);
     let (found, probes) = tokio::select! {
         found = search => found.map_err(|e| ExitError::new(exit::UNAVAILABLE, e.to_string()))?,
@@ -124,7 +138,7 @@ pub async fn run(args: &CapacityArgs, json: bool, quiet: bool) -> anyhow::Result
     };
     let seconds = began.elapsed().as_secs_f64();
     print(&if json {
-        document(&found, &probes, seconds)?
+        document(&found, &probes, &watcher.started_s, seconds)?
     } else {
         answer(&found, &probes, seconds)
     })?;
@@ -206,13 +220,32 @@ impl Drive for Engine {
 /// Tells each probe; can deploy nothing.
 struct Console {
     quiet: bool,
+    /// On a terminal the probe under way has a line too, which its result then replaces.
+    live: bool,
+    began: Instant,
+    /// When each probe began, seconds since the search did.
+    started_s: Vec<f64>,
 }
 
 impl Attendant for Console {
+    async fn before(&mut self, number: u32, plan: &ProbePlan) {
+        self.started_s.push(self.began.elapsed().as_secs_f64());
+        if self.live {
+            let most = (plan.lead_in + plan.window).as_secs_f64();
+            // Progress is a courtesy: where it cannot be written nothing is lost.
+            drop(write!(
+                std::io::stderr(),
+                "{number:>3} {:<8} {:>9.1} rps, {most:.0} s at most ...",
+                phase_name(plan.phase),
+                plan.rate.get()
+            ));
+        }
+    }
+
     async fn on_probe(&mut self, probe: &mut Probe) -> Result<(), String> {
         if !self.quiet {
-            // Progress is a courtesy: where it cannot be written nothing is lost.
-            drop(writeln!(std::io::stderr(), "{}", probe_line(probe)));
+            let clear = if self.live { "\r\x1b[K" } else { "" };
+            drop(writeln!(std::io::stderr(), "{clear}{}", probe_line(probe)));
         }
         Ok(())
     }
@@ -267,21 +300,25 @@ fn verdict_word(found: &Capacity) -> &'static str {
     }
 }
 
-fn document(found: &Capacity, probes: &[Probe], seconds: f64) -> anyhow::Result<String> {
+fn document(found: &Capacity, probes: &[Probe], started_s: &[f64], seconds: f64) -> anyhow::Result<String> {
     let rows: Vec<serde_json::Value> = probes
         .iter()
-        .map(|p| {
+        .enumerate()
+        .map(|(i, p)| {
             let m = &p.measurement;
             let errors: BTreeMap<&str, u64> = m.errors.iter().map(|(c, n)| (c.name(), *n)).collect();
             json!({
                 "probe": p.number,
                 "phase": phase_name(p.phase),
+                "started_s": started_s.get(i),
                 "offered_rps": m.offered.get(),
                 "achieved_rps": m.achieved_rps(),
                 "goodput_rps": m.goodput_rps(),
                 "scheduled": m.scheduled,
+                "sent": m.sent,
                 "good": m.good,
                 "errors": errors,
+                "error_ratio_upper": p.loss_upper,
                 "in_flight_end": m.in_flight_end,
                 "latency_ms": m.latency_ms,
                 "send_lag_ms_p99": m.generator.send_lag_ms.p99,
@@ -387,7 +424,8 @@ mod tests {
     #[test]
     fn the_json_has_the_documented_keys() {
         let found = crate::capacity::conclude(&Plan::new(Slo::default(), Rps::saturating(10.0)), &[], None);
-        let value: serde_json::Value = serde_json::from_str(&document(&found, &[], 1.0).unwrap()).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_str(&document(&found, &[], &[], 1.0).unwrap()).unwrap();
         for key in [
             "verdict",
             "sustainable_rps",

@@ -44,7 +44,7 @@ pub(super) async fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<u8>
 
 /// What a run of `spec` into `folder` would find and do.
 pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -> anyhow::Result<u8> {
-    let facts = match &spec.sut {
+    let mut facts = match &spec.sut {
         Some(s) => {
             let mut sut = sut::open(s, "check", folder)?;
             Some(
@@ -58,6 +58,14 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
     if let Some(f) = &facts {
         spec.set_baselines(&f.today)
             .map_err(|e| ExitError::new(exit::DATA, e))?;
+    }
+    let service = facts.as_ref().map(|f| f.addresses.clone()).unwrap_or_default();
+    if let Some(words) = crate::study::instances::limit(&mut spec, &service).await? {
+        facts.get_or_insert_default().lines.push(words);
+    }
+    if let Some(f) = &mut facts {
+        f.warnings
+            .extend(crate::study::instances::overcommitted(&spec.space, f));
     }
     let sampled = match facts {
         Some(_) => Some(sample_what_runs(&spec).await?),
@@ -146,6 +154,8 @@ pub struct Plan {
     pub finals_s: f64,
     /// Trials that fit.
     pub trials: Option<u64>,
+    /// Restarts of the service that this takes, finals and giving back included.
+    pub restarts: Option<u64>,
     /// Longest run time, seconds: the budget, or what the trials take.
     pub seconds: Option<f64>,
     /// What is odd but no mistake.
@@ -228,6 +238,7 @@ pub fn plan(spec: &StudySpec) -> Plan {
         trial_s,
         finals_s,
         trials,
+        restarts: trials.map(|n| n + u64::from(spec.confirm.pairs) * FINALISTS as u64 + 1),
         seconds,
         warnings,
         hash: spec.hash.clone(),
@@ -353,8 +364,11 @@ fn lines(plan: &Plan) -> Vec<String> {
     let end = plan
         .seconds
         .map_or(String::new(), |s| format!("; {} at most in all", time(s)));
+    let restarts = plan
+        .restarts
+        .map_or(String::new(), |n| format!("; about {n} restarts of the service"));
     out.push(format!(
-        "{trials}{} each, finals {}{end}",
+        "{trials}{} each, finals {}{end}{restarts}",
         time(plan.trial_s),
         time(plan.finals_s)
     ));

@@ -4,6 +4,9 @@
 //! to their end and thrown away, except the first bytes of answers that are not good. Deadlines are not kept here: whoever
 //! awaits an exchange drops it.
 
+#[cfg(any(test, fuzzing))]
+mod replay;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -26,6 +29,9 @@ use super::classify::{self, ERROR_TEXT, Finder};
 use super::endpoint::Endpoint;
 use super::mix::{Body, Expectation};
 use crate::measurement::OutcomeClass;
+
+#[cfg(fuzzing)]
+pub use replay::check;
 
 /// Most bytes of an answer's head, and of what is read at once.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -90,7 +96,6 @@ impl Link {
             .map_err(|e| io_error(&e))?;
         // Requests are small and are to leave when they are due.
         tcp.set_nodelay(true).map_err(|e| io_error(&e))?;
-        let traffic = Arc::new(Traffic::default());
         let stream = match (endpoint.tls, tls) {
             (true, Some(connector)) => {
                 let malformed = |why: String| NotOpened {
@@ -111,6 +116,12 @@ impl Link {
             }
             _ => Stream::Plain(tcp),
         };
+        Self::over(stream).await
+    }
+
+    /// HTTP on a stream that is open.
+    async fn over(stream: Stream) -> Result<Self, NotOpened> {
+        let traffic = Arc::new(Traffic::default());
         let wire = Wire {
             stream,
             traffic: Arc::clone(&traffic),
@@ -320,6 +331,8 @@ struct Wire {
 enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(any(test, fuzzing))]
+    Replay(replay::Replay),
 }
 
 macro_rules! on_stream {
@@ -331,6 +344,11 @@ macro_rules! on_stream {
             }
             Stream::Tls($s) => {
                 let $s = Pin::new($s.as_mut());
+                $call
+            }
+            #[cfg(any(test, fuzzing))]
+            Stream::Replay($s) => {
+                let $s = Pin::new($s);
                 $call
             }
         }
@@ -378,6 +396,8 @@ impl AsyncWrite for Wire {
         match &self.stream {
             Stream::Plain(s) => s.is_write_vectored(),
             Stream::Tls(s) => s.is_write_vectored(),
+            #[cfg(any(test, fuzzing))]
+            Stream::Replay(_) => false,
         }
     }
 

@@ -6,7 +6,7 @@
 //! probe tells more about it than about the service.
 //!
 //! Reading order: `schedule` (when), `mix` (what), `engine` (one probe), `pool` and `carrier` (its connections), `link` (HTTP on one), `classify` (how it ended),
-//! `ledger` (the counts), `clock` and `health` (this machine), `null` and `calibrate` (what the machine can drive). Deliberately not here: whether a rate is sustainable, which
+//! `ledger` (the counts), `clock` and `health` (this machine), `null` and `calibrate` (what the machine can drive), `users` (closed loop, for comparison). Deliberately not here: whether a rate is sustainable, which
 //! rate comes next, retries of failed requests, redirects, cookies, HTTP/2.
 
 mod calibrate;
@@ -23,6 +23,7 @@ mod mix;
 mod null;
 mod pool;
 pub mod schedule;
+mod users;
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -38,9 +39,12 @@ use endpoint::Endpoint;
 use engine::{Event, Order, Stop};
 pub use interval::Interval;
 use link::Link;
+#[cfg(fuzzing)]
+pub use link::check as check_answer;
 use mix::{Mix, Pick, Picks};
 pub use null::{NullOptions, NullServer};
 use pool::Setup;
+pub use users::{MOST_USERS, UsersPlan};
 
 /// Longest wait for a connection before the first probe.
 const REACH: Duration = Duration::from_secs(5);

@@ -42,6 +42,15 @@ pub async fn wait(
     }
 }
 
+/// Asks the ready path `times` times at once, on connections of their own: every answer must be 2xx. An error is what one
+/// of the others saw.
+pub async fn round(base: &str, ready: &ReadySpec, times: usize) -> Result<(), String> {
+    let client = client().map_err(|e| e.to_string())?;
+    let url = format!("{}{}", base.trim_end_matches('/'), ready.path);
+    let asked = futures_util::future::join_all((0..times).map(|_| attempt(&client, &url)));
+    asked.await.into_iter().collect()
+}
+
 async fn attempt(client: &reqwest::Client, url: &str) -> Result<(), String> {
     match client.get(url).send().await {
         Ok(r) if r.status().is_success() => Ok(()),

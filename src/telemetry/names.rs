@@ -21,6 +21,12 @@ pub const OOM_KILLS: &str = "oom_kills";
 pub const RESTARTS: &str = "restarts";
 /// Containers that were sampled.
 pub const CONTAINERS: &str = "containers";
+/// CPU of the busiest of several instances, cores.
+pub const INSTANCE_CPU_MAX: &str = "instance_cpu_max";
+/// CPU of the idlest, cores.
+pub const INSTANCE_CPU_MIN: &str = "instance_cpu_min";
+/// What the instance with most traffic received over the mean of all; 1 is even. Missing with one instance.
+pub const INSTANCE_TRAFFIC_RATIO: &str = "instance_traffic_ratio";
 /// CPU of the busiest process, cores.
 pub const PROCESS_CPU_MAX: &str = "process_cpu_max";
 /// CPU of the busiest thread, cores: 1.0 is a full event loop.
@@ -121,6 +127,9 @@ pub const ALL: &[&str] = &[
     OOM_KILLS,
     RESTARTS,
     CONTAINERS,
+    INSTANCE_CPU_MAX,
+    INSTANCE_CPU_MIN,
+    INSTANCE_TRAFFIC_RATIO,
     PROCESS_CPU_MAX,
     THREAD_CPU_MAX,
     THREAD_CPU_WAIT_MAX,

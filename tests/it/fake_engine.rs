@@ -68,6 +68,8 @@ struct State {
     next_id: u64,
     /// Answered as an engine of API 1.44+ with cgroup v2 would.
     is_new: bool,
+    stalls: bool,
+    refused: Option<String>,
 }
 
 /// The daemon. Dropped, its socket is gone.
@@ -208,6 +210,38 @@ impl FakeEngine {
         self.state.lock().unwrap().containers.get(id).cloned()
     }
 
+    /// From now on no request is answered, or all are again.
+    pub(crate) fn stall_all(&self, on: bool) {
+        self.state.lock().unwrap().stalls = on;
+    }
+
+    /// From now on requests whose path ends so are answered with 500.
+    pub(crate) fn refuse(&self, path_end: &str) {
+        self.state.lock().unwrap().refused = Some(path_end.to_owned());
+    }
+
+    /// A container ends and is started again by something inside of the daemon: no event says by whom.
+    pub(crate) fn start_over(&self, id: &str) {
+        let mut state = self.state.lock().unwrap();
+        let c = state.containers.get_mut(id).unwrap();
+        down(c, 1);
+        up(c);
+    }
+
+    /// Somebody stops or starts a container.
+    pub(crate) fn turn(&self, id: &str, on: bool) {
+        let mut state = self.state.lock().unwrap();
+        let c = state.containers.get_mut(id).unwrap();
+        if on {
+            up(c);
+            emit(&self.events, "start", c, &json!({}));
+        } else {
+            down(c, 0);
+            emit(&self.events, "kill", c, &json!({"signal": "15"}));
+            emit(&self.events, "die", c, &json!({"exitCode": "0"}));
+        }
+    }
+
     /// A process of it is killed for memory; the main one lives.
     pub(crate) fn oom(&self, id: &str) {
         emit(&self.events, "oom", &self.container(id).unwrap(), &json!({}));
@@ -339,9 +373,15 @@ async fn answer(
         s.requests += 1;
         let line = format!("{} {path}", parts.method);
         s.log.push(line);
+        if s.refused.as_ref().is_some_and(|r| path.ends_with(r.as_str())) {
+            return Ok(error(500, "refused for the test"));
+        }
         let due = s.fault.as_ref().is_some_and(|(n, _)| *n == s.requests);
         if due { s.fault.take().map(|(_, f)| f) } else { None }
     };
+    while state.lock().unwrap().stalls {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     match &fault {
         Some(Fault::Status) => return Ok(error(500, "injected")),
         Some(Fault::Stall) => std::future::pending::<()>().await,

@@ -13,6 +13,9 @@
 #![allow(unreachable_pub, clippy::float_cmp)]
 
 mod browser;
+mod capacity_bad_input;
+mod capacity_service;
+mod capacity_truth;
 mod diagnosis_cost;
 mod diagnosis_recorded;
 mod diagnosis_report;
@@ -22,6 +25,9 @@ mod docker_kit;
 mod docker_real;
 mod exports;
 mod fake_engine;
+mod faults_docs;
+mod faults_load;
+mod faults_study;
 mod live;
 mod load_answers;
 mod load_basics;
@@ -32,6 +38,12 @@ mod page;
 mod process_study;
 mod process_sut;
 mod report;
+mod scale_docker;
+mod scale_ladder;
+mod scale_objective;
+mod scale_stack;
+mod search_ask;
+mod search_confirm;
 mod stack_study;
 mod store;
 mod support;

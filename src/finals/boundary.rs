@@ -1,7 +1,7 @@
 //! Boundaries of a group-sequential test: how far a standardised mean must lie from 0 at each look, so that
 //! all looks together err with a given probability.
 //!
-//! Spending function alpha t^4 (Kim & DeMets 1987, Biometrika 74, rho = 4) of the share t of the planned
+//! Spending function alpha t^3 (Kim & DeMets 1987, Biometrika 74, rho = 3) of the share t of the planned
 //! rounds; the boundary of each look follows by recursive numerical integration (Armitage, McPherson & Rowe
 //! 1969; Jennison & Turnbull 2000, chapter 19). Normal theory: small samples are brought here by their
 //! significance level, the t quantile with the same tail.
@@ -40,7 +40,7 @@ pub(super) fn boundaries(alpha: f64, planned: u32, last: u32, closing: bool) -> 
         if n >= planned || (closing && n == last) {
             alpha
         } else {
-            alpha * t.powi(4)
+            alpha * t.powi(3)
         }
     };
     let step = 2.0 * RANGE * f64::from(last.max(1)).sqrt() / f64::from(POINTS);

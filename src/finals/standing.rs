@@ -9,7 +9,10 @@ use crate::units::Rps;
 const ALPHA: f64 = 0.025;
 /// The first finalist's part of it: the search has pointed at it before the finals began.
 const FIRST_SHARE: f64 = 0.8;
-/// What is known of the noise counts as this many degrees of freedom.
+/// Before so many pairs what is known of the noise counts as this many degrees of freedom.
+const ENOUGH: usize = 4;
+const EARLY_FREEDOM: f64 = 4.0;
+/// What is known of the noise counts as this many degrees of freedom afterwards.
 const PRIOR_FREEDOM: f64 = 12.0;
 /// The noise is never taken for smaller than this, nor than that where few rounds can contradict it.
 const LEAST_NOISE: f64 = 0.03;
@@ -204,7 +207,12 @@ impl<'a> Standing<'a> {
         let prior = 2.0 * noise * noise + known;
         // Where the pairs scatter more than the search did, what it learned is worth less: they are believed.
         let sample = squares / (n as f64 - 1.0).max(1.0);
-        let weight = PRIOR_FREEDOM * (prior / sample.max(prior)).powi(2);
+        // Two or three pairs say too little of their own scatter for that.
+        let weight = if n < ENOUGH {
+            EARLY_FREEDOM
+        } else {
+            PRIOR_FREEDOM * (prior / sample.max(prior)).powi(2)
+        };
         let freedom = weight + n as f64 - 1.0;
         let spread = ((weight * prior + squares) / freedom).sqrt();
         let n = n as u32;

@@ -149,8 +149,9 @@ fn before_search(
         return None; // its time is over
     }
     let generator = |t: &Trial| {
-        t.capacity()
-            .is_some_and(|c| c.verdict == CapacityVerdict::GeneratorLimited)
+        t.binding.as_deref() == Some(Code::Generator.name())
+            || t.capacity()
+                .is_some_and(|c| c.verdict == CapacityVerdict::GeneratorLimited)
     };
     let code = first.binding.as_deref().and_then(Code::of_name);
     // What no setting moves is worth proving even in a short study: it saves the rest of it.

@@ -622,6 +622,7 @@ fn host_cpu(r: &Reading<'_>) -> Option<Finding> {
     // A machine that is as full at the lowest rate is filled by others: that slows everything, and explains no limit.
     let before = r.at_lowest("host_cpu_ratio").unwrap_or(0.0);
     let by_others = ramp(before, 0.6, 0.85);
+    let wait = r.figure("thread_cpu_wait_max").unwrap_or(0.0);
     Some(
         Finding::new(
             Code::HostCpu,
@@ -631,6 +632,9 @@ fn host_cpu(r: &Reading<'_>) -> Option<Finding> {
         .figure(format!("the machine is {} busy", pct(busy)))
         .figure_if(by_others > 0.0, || {
             format!("{} at the lowest rate already: others use it", pct(before))
+        })
+        .figure_if(wait >= 0.3, || {
+            format!("the service's busiest thread waits {wait:.2} s a second for a CPU")
         })
         .figure_if(steal > 0.02, || {
             format!("{} of it taken by the hypervisor", pct(steal))

@@ -1,5 +1,7 @@
 //! What was measured on the real stack (tests/fixtures/diagnosis, made by `diagnosis_stack` with AUTOTUNE_RECORD set),
-//! judged again: no stack, no time.
+//! judged again: no stack, no time. All were made on two cores that others kept full. The `busy_machine_` ones staged a
+//! quota, an event loop and a pool too large, but got too little CPU to reach them: there it must be said that others
+//! use the machine, as a guess. On a quiet machine `make diagnosis` stages these three.
 
 use std::fs;
 
@@ -49,8 +51,7 @@ fn every_recorded_constraint_is_named_and_none_wrongly_with_certainty() {
         }
     }
     assert!(certain.is_empty(), "wrong with certainty: {certain:?}");
-    // The bar: ten of eleven right.
-    assert!(11 * wrong.len() <= all.len(), "{wrong:?}");
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]

@@ -343,7 +343,6 @@ fn stack_diagnosis_max_connections_below_the_pool() {
 fn stack_diagnosis_cpu_quota() {
     assert_named(&Scene {
         name: "cpu_quota",
-        quick: true,
         stack: &[("API_CPUS", "0.25"), ("POOL_SIZE", "10"), ("CPU_MS", "20")],
         start: 8.0,
         code: Code::CpuQuota,
@@ -443,6 +442,7 @@ fn stack_diagnosis_broken_mix() {
 fn stack_diagnosis_database_lock() {
     assert_named(&Scene {
         name: "database_locks",
+        quick: true,
         stack: &[("POOL_SIZE", "20"), ("HOLD_MS", "20")],
         requests: vec![post("/reserve", "{\"item_id\": 7, \"quantity\": 1}")],
         code: Code::DatabaseLocks,

@@ -349,7 +349,12 @@ fn climb(plan: &Plan, r: &Reading<'_>, confirmed: &Probe) -> Option<Step> {
     let rate = confirmed.measurement.offered.get();
     let passed = r.count(ProbePhase::Confirm, Verdict::Meets);
     let last_is_it = r.loads.last().is_some_and(|p| p.number == confirmed.number);
-    if passed > 1 || !last_is_it || plan.precision.get() >= COARSE || r.standing_fails().is_empty() {
+    if passed > 1
+        || !last_is_it
+        || !r.restarts.is_empty()
+        || plan.precision.get() >= COARSE
+        || r.standing_fails().is_empty()
+    {
         return None;
     }
     let belief = Posterior::of(plan, &r.loads)?;

@@ -349,7 +349,12 @@ fn climb(plan: &Plan, r: &Reading<'_>, confirmed: &Probe) -> Option<Step> {
     let rate = confirmed.measurement.offered.get();
     let passed = r.count(ProbePhase::Confirm, Verdict::Meets);
     let last_is_it = r.loads.last().is_some_and(|p| p.number == confirmed.number);
-    if passed > 1 || !last_is_it || plan.precision.get() >= COARSE || r.standing_fails().is_empty() {
+    if passed > 1
+        || !last_is_it
+        || !r.restarts.is_empty()
+        || plan.precision.get() >= COARSE
+        || r.standing_fails().is_empty()
+    {
         return None;
     }
     let belief = Posterior::of(plan, &r.loads)?;
@@ -502,7 +507,11 @@ fn refine(plan: &Plan, probes: &[Probe], r: &Reading<'_>, confirmations: usize) 
         (2, MOST_REFINEMENTS)
     };
     let narrow = (q75 / q25).ln() <= plan.precision.get() && near >= enough;
-    if confirmations > 0 || narrow || refined >= most {
+    // What tripped once is approached from below and not searched for again; after a second time nothing is risked.
+    let tripped = r.restarts.len();
+    let pass = r.highest(Verdict::Meets).filter(|_| tripped > 0);
+    let risky = pass.is_some_and(|p| tripped > 1 || p > 0.93 * q50);
+    if confirmations > 0 || narrow || risky || refined >= most {
         let failed: Vec<&&Probe> = r
             .loads
             .iter()
@@ -522,17 +531,14 @@ fn refine(plan: &Plan, probes: &[Probe], r: &Reading<'_>, confirmations: usize) 
         let rate = belief
             .carried(CONFIRMED_BY)
             .min(lowest_failed * (1.0 - step))
+            .min(pass.map_or(f64::INFINITY, |p| p * if tripped > 1 { 0.95 } else { 0.98 }))
             .min(r.ceiling(plan));
         return load(plan, r, ProbePhase::Confirm, rate);
     }
     // A little above the middle: a slight overload tells the capacity itself, not only a side.
     let wide = (q75 / q25).ln() > 0.08;
     let rate = if wide { q50 } else { q50 * 1.03 };
-    // What tripped once is approached from below.
-    let careful = match r.highest(Verdict::Meets) {
-        Some(pass) if !r.restarts.is_empty() => pass * 1.06,
-        _ => f64::INFINITY,
-    };
+    let careful = pass.map_or(f64::INFINITY, |p| p * 1.06);
     load(plan, r, ProbePhase::Refine, rate.min(careful))
 }
 

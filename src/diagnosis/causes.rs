@@ -642,19 +642,20 @@ fn host_cpu(r: &Reading<'_>) -> Option<Finding> {
     )
 }
 
+/// What was carried later was only a bad moment of the generator.
+fn carried_later(r: &Reading<'_>, p: &Probe) -> bool {
+    r.valid.iter().any(|v| {
+        v.verdict == Verdict::Meets
+            && v.number > p.number
+            && v.measurement.offered.get() >= 0.98 * p.measurement.offered.get()
+    })
+}
+
 /// The generator's own trouble, by the rules that make a probe Void, and the one that looks like a slow service: all
 /// requests wait for too few connections while the service answers as fast as ever.
 #[allow(clippy::cast_precision_loss)]
 fn generator(r: &Reading<'_>) -> Option<Finding> {
-    // What was carried later was only a bad moment of the generator.
-    let carried = |p: &Probe| {
-        r.valid.iter().any(|v| {
-            v.verdict == Verdict::Meets
-                && v.number > p.number
-                && v.measurement.offered.get() >= 0.98 * p.measurement.offered.get()
-        })
-    };
-    let lowest_void = r.void.iter().filter(|p| !carried(p)).min_by(|a, b| {
+    let lowest_void = r.void.iter().filter(|p| !carried_later(r, p)).min_by(|a, b| {
         a.measurement
             .offered
             .get()

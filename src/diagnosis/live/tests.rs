@@ -1,3 +1,5 @@
+//! Tests of the judgement of knobs: studies made up trial by trial.
+
 use super::*;
 use crate::capacity::{Capacity, ProbePhase};
 use crate::measurement::Measurement;

@@ -18,6 +18,10 @@ use crate::units::Rps;
 const FINALS_SHARE: f64 = 0.45;
 /// Trials from which on the baseline is measured twice at the start.
 const REPEAT_FROM: u32 = 12;
+/// Trials in a row whose limit was the generator, after which the search ends.
+const GENERATOR_TRIALS: usize = 3;
+const NOTHING_BETTER: &str = "generator-limited: the service carries all that the load generator can send, again and again, so nothing \
+     better could be seen; give it more [load] connections or CPU";
 /// The knobs' ends may take this part of the trials.
 const KNOBS_PART: u32 = 5;
 
@@ -95,6 +99,9 @@ pub fn next_search(
     {
         return trial(TrialPhase::Baseline, baseline, None);
     }
+    if nothing_better_can_be_seen(space, trials) {
+        return over(NOTHING_BETTER);
+    }
     match before_search(space, limits, trials, clock) {
         Some(Ok(next)) => return next,
         Some(Err(why)) => return Next::SearchOver(why),
@@ -130,6 +137,20 @@ pub fn next_search(
     }
 }
 
+/// The generator, not the service, was the limit of this trial.
+fn generator_limited(t: &Trial) -> bool {
+    t.binding.as_deref() == Some(Code::Generator.name())
+        || t.capacity()
+            .is_some_and(|c| c.verdict == CapacityVerdict::GeneratorLimited)
+}
+
+/// The last trials all reached what the generator can send, and no cost makes a difference between them.
+fn nothing_better_can_be_seen(space: &Space, trials: &[Trial]) -> bool {
+    let told = |t: &&Trial| matches!(t.outcome, Some(Outcome::Measured { .. } | Outcome::Failed { .. }));
+    let last: Vec<&Trial> = trials.iter().rev().filter(told).take(GENERATOR_TRIALS).collect();
+    space.cost.is_none() && last.len() == GENERATOR_TRIALS && last.iter().all(|t| generator_limited(t))
+}
+
 /// What is measured between the baseline and the search: the baseline again, then each knob at its ends. Err: why no
 /// search is worth its time.
 fn before_search(
@@ -148,11 +169,7 @@ fn before_search(
     if of(TrialPhase::Search).next().is_some() {
         return None; // its time is over
     }
-    let generator = |t: &Trial| {
-        t.binding.as_deref() == Some(Code::Generator.name())
-            || t.capacity()
-                .is_some_and(|c| c.verdict == CapacityVerdict::GeneratorLimited)
-    };
+    let generator = generator_limited;
     let code = first.binding.as_deref().and_then(Code::of_name);
     // What no setting moves is worth proving even in a short study: it saves the rest of it.
     let hopeless = generator(first) || code.is_some_and(diagnosis::is_beyond_tuning);
@@ -164,11 +181,7 @@ fn before_search(
     match of(TrialPhase::Anchor).next() {
         None if fits(REPEAT_FROM) => return Some(Ok(trial(TrialPhase::Anchor, space.baseline(), None))),
         Some(again) if generator(first) && generator(again) && space.cost.is_none() => {
-            return Some(Err(
-                "today's configuration carries all that the load generator can send, twice: nothing better could be seen. \
-                 Give it more [load] connections or CPU"
-                    .to_owned(),
-            ));
+            return Some(Err(NOTHING_BETTER.to_owned()));
         }
         _ => {}
     }

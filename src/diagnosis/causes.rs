@@ -3,7 +3,7 @@
 //! no figure decides by a hair.
 
 use crate::capacity::ProbePhase;
-use crate::measurement::{Measurement, OutcomeClass as C};
+use crate::measurement::OutcomeClass as C;
 use crate::slo::Verdict;
 use crate::trial::{Failure, Probe};
 
@@ -642,25 +642,20 @@ fn host_cpu(r: &Reading<'_>) -> Option<Finding> {
     )
 }
 
-/// Share of the schedule that ended in the generator itself.
-#[allow(clippy::cast_precision_loss)]
-fn never_sent(m: &Measurement) -> f64 {
-    let local = m.errors.iter().filter(|(class, _)| class.is_local());
-    local.map(|(_, n)| n).sum::<u64>() as f64 / m.scheduled.max(1) as f64
+/// What was carried later was only a bad moment of the generator.
+fn carried_later(r: &Reading<'_>, p: &Probe) -> bool {
+    r.valid.iter().any(|v| {
+        v.verdict == Verdict::Meets
+            && v.number > p.number
+            && v.measurement.offered.get() >= 0.98 * p.measurement.offered.get()
+    })
 }
 
 /// The generator's own trouble, by the rules that make a probe Void, and the one that looks like a slow service: all
 /// requests wait for too few connections while the service answers as fast as ever.
+#[allow(clippy::cast_precision_loss)]
 fn generator(r: &Reading<'_>) -> Option<Finding> {
-    // What was carried later was only a bad moment of the generator.
-    let carried = |p: &Probe| {
-        r.valid.iter().any(|v| {
-            v.verdict == Verdict::Meets
-                && v.number > p.number
-                && v.measurement.offered.get() >= 0.98 * p.measurement.offered.get()
-        })
-    };
-    let lowest_void = r.void.iter().filter(|p| !carried(p)).min_by(|a, b| {
+    let lowest_void = r.void.iter().filter(|p| !carried_later(r, p)).min_by(|a, b| {
         a.measurement
             .offered
             .get()
@@ -669,7 +664,13 @@ fn generator(r: &Reading<'_>) -> Option<Finding> {
     let probe = lowest_void.copied().or(r.at_limit)?;
     let m = &probe.measurement;
     let g = &m.generator;
-    let local = never_sent(m);
+    let local: u64 = m
+        .errors
+        .iter()
+        .filter(|(c, _)| c.is_local())
+        .map(|(_, n)| n)
+        .sum();
+    let local = local as f64 / m.scheduled.max(1) as f64;
     let idle_ms = r
         .idle
         .map_or(0.0, |p| p.measurement.service_ms.p50)

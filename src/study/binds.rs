@@ -52,6 +52,9 @@ impl Study<'_> {
 
     async fn noise_floor(&mut self) {
         let noise = diagnosis::study_noise(&self.trials);
+        if noise.repeats() == 0 {
+            return; // no two rates of one configuration yet
+        }
         let pairs = usize::try_from(self.spec.confirm.pairs).unwrap_or(1).max(1);
         let text = format!(
             "noise floor: today's configuration again; one measurement varies by about {:.1} % ({} {}), so {pairs} pairs find a gain \

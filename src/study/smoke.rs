@@ -184,12 +184,11 @@ mod tests {
     #[test]
     fn the_two_rates_lie_apart_and_stay_moderate() {
         let of = |start: Option<f64>, max: f64| {
-            two_rates(start.map(Rps::saturating), Rps::saturating(max)).map(Rps::get)
+            two_rates(start.map(Rps::saturating), Rps::saturating(max)).map(|r| r.to_string())
         };
-        let of = |start, max| of(start, max).map(|r| format!("{r}"));
-        assert_eq!(of(Some(100.0), 1e3), ["25", "200"]);
-        assert_eq!(of(None, 1e3), ["12.5", "100"]);
-        assert_eq!(of(Some(4000.0), 1e4), ["25", "200"]);
-        assert_eq!(of(Some(40.0), 30.0), ["10", "30"]);
+        assert_eq!(of(Some(100.0), 1e3), ["25.0 rps", "200 rps"]);
+        assert_eq!(of(None, 1e3), ["12.5 rps", "100 rps"]);
+        assert_eq!(of(Some(4000.0), 1e4), ["25.0 rps", "200 rps"]);
+        assert_eq!(of(Some(40.0), 30.0), ["10.0 rps", "30.0 rps"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Which knobs show an effect and which don't, on histories made for it.
+//! Tests of the judgement of knobs: studies made up trial by trial.
 
 use super::*;
 use crate::capacity::{Capacity, ProbePhase};

@@ -487,7 +487,11 @@ async fn a_docker_call_that_fails_once_is_never_the_configs_fault() {
 
 /// Starts a run and waits until its first trial is measured.
 async fn under_way(field: &Field) -> tokio::process::Child {
-    let mut child = field.tool().spawn().unwrap();
+    under_way_as(field, field.tool()).await
+}
+
+async fn under_way_as(field: &Field, mut tool: tokio::process::Command) -> tokio::process::Child {
+    let mut child = tool.spawn().unwrap();
     let begun = Instant::now();
     while field.trials().await.iter().all(|t| t.probes.is_empty()) {
         if child.try_wait().unwrap().is_some() {
@@ -624,7 +628,9 @@ async fn a_daemon_that_is_restarted_is_waited_for_and_the_trial_is_repeated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_infrastructure_faults_in_a_row_stop_the_run() {
     let field = Field::new();
-    let child = under_way(&field).await;
+    let mut tool = field.tool();
+    tool.args(["--trials", "6"]); // so that there is more to come after the first
+    let child = under_way_as(&field, tool).await;
     // Every trial from now on is not created: the daemon has an error of its own.
     field.fake.refuse("create");
     let out = tokio::time::timeout(HANG, child.wait_with_output())

@@ -320,6 +320,12 @@ async fn tool() -> u8 {
         &results,
     );
     sut.set_notes(guardian.notes());
+    if std::env::var_os("AUTOTUNE_IT_HOLD").is_some() {
+        sut.preflight(&parameters()).await.unwrap();
+        sut.deploy(1, &parameters(), &config(5)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(120)).await; // killed meanwhile
+        return 1;
+    }
     let (worked, given_back) = whole_run(&mut sut).await;
     if worked.is_ok() && given_back.is_ok() {
         guardian.done();
@@ -330,8 +336,13 @@ async fn tool() -> u8 {
     }
 }
 
-fn start_tool(host: &str, results: &Path) -> Child {
-    this("tool")
+/// The tool in a process of its own: a whole run, or with `hold` one that stays in its first trial.
+fn start_tool(host: &str, results: &Path, hold: bool) -> Child {
+    let mut command = this("tool");
+    if hold {
+        command.env("AUTOTUNE_IT_HOLD", "1");
+    }
+    command
         .env("DOCKER_HOST", host)
         .env("AUTOTUNE_IT_RESULTS", results)
         .env("AUTOTUNE_IT_NAME", "web")
@@ -355,7 +366,7 @@ async fn killed_at(n: u64, after: bool) -> Option<Duration> {
             after,
         },
     );
-    let child = start_tool(&fake.host, &results);
+    let child = start_tool(&fake.host, &results, false);
     pid.store(u64::from(child.id()), Ordering::SeqCst);
     let status = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
         .await
@@ -435,7 +446,7 @@ async fn the_guardian_waits_for_a_daemon_that_is_away() {
     let mut fake = FakeEngine::start();
     let id = fake.add("web", json!({}), true);
     let (_home, results) = study_folder();
-    let mut child = start_tool(&fake.host, &results);
+    let mut child = start_tool(&fake.host, &results, true);
     // as soon as a trial is there
     let parked = eventually(async || fake.containers().len() > 1).await;
     assert!(parked);

@@ -191,7 +191,9 @@ fn stack_study_killed_in_the_middle_resumes_and_repeats_no_probe() {
         .collect();
     assert_eq!(keys.len(), rows.len(), "a probe is twice in probes.csv");
     assert!(
-        !docker(&["ps", "-a", "--format", "{{.Names}}"]).contains("parked"),
+        !docker(&["ps", "-a", "--format", "{{.Names}}"])
+            .lines()
+            .any(|name| name.starts_with(stack.project()) && name.contains("parked")),
         "a parked container is left"
     );
 }

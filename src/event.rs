@@ -94,6 +94,7 @@ pub fn outcome_words(outcome: Option<&Outcome>) -> String {
             match c.verdict {
                 V::Sustainable => format!("{rate:.1} rps"),
                 V::AtLeast => format!("at least {rate:.1} rps (maximum asked)"),
+                V::GeneratorLimited if rate <= 0.0 => "nothing measured (the generator's limit)".to_owned(),
                 V::GeneratorLimited => format!("at least {rate:.1} rps (the generator's limit)"),
                 V::AtMost => format!("at most {:.1} rps (race lost)", c.interval_rps[1]),
                 V::None => "sustains nothing".to_owned(),

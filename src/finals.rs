@@ -9,6 +9,7 @@
 //! Deliberately not here: choosing from one measurement, gains without an interval, and waiting.
 
 mod boundary;
+mod cost;
 mod standing;
 
 use rand::{RngExt, SeedableRng};
@@ -35,6 +36,9 @@ pub struct FinalsPlan {
     pub noise: Ratio,
     /// The study's seed: it shuffles the rounds.
     pub seed: u64,
+    /// The rate that must be carried, where the cheapest config that does is wanted.
+    #[serde(default)]
+    pub required: Option<Rps>,
 }
 
 impl FinalsPlan {
@@ -46,7 +50,15 @@ impl FinalsPlan {
             minimum_gain: Ratio::saturating(0.03),
             noise: Ratio::saturating(0.05),
             seed,
+            required: None,
         }
+    }
+
+    /// The same for the dual question: the cheapest config that carries `required`.
+    #[must_use]
+    pub fn with_required(mut self, required: Option<Rps>) -> Self {
+        self.required = required;
+        self
     }
 
     /// The same with the noise that the search has learned (`Recommendation::noise`).
@@ -64,7 +76,10 @@ pub const MOST_FINALISTS: usize = 3;
 /// best where the space has a cost), without the baseline, which takes part in every final.
 #[must_use]
 pub fn finalists(space: &Space, history: &History, required: Option<Rps>) -> Vec<Config> {
-    optimizer::leaders(space, history, required, MOST_FINALISTS)
+    match required {
+        Some(rate) => cost::finalists(space, history, rate, MOST_FINALISTS),
+        None => optimizer::leaders(space, history, required, MOST_FINALISTS),
+    }
 }
 
 /// One measurement of the finals.
@@ -192,6 +207,10 @@ pub fn next_final(
     done: &[FinalResult],
     time_left: bool,
 ) -> FinalStep {
+    if let Some(required) = plan.required {
+        let standing = cost::CostStanding::new(plan, required, space, finalists, baseline);
+        return next_cost_final(plan, standing, finalists, baseline, done, time_left);
+    }
     let mut standing = Standing::new(plan, space, finalists, baseline);
     let mut used = vec![false; done.len()];
     for round in 1..=plan.pairs {
@@ -221,6 +240,40 @@ pub fn next_final(
         standing.add(results);
     }
     FinalStep::Decided(standing.last_word())
+}
+
+/// The same for the dual question.
+fn next_cost_final<'a>(
+    plan: &FinalsPlan,
+    mut standing: cost::CostStanding<'a>,
+    finalists: &'a [Config],
+    baseline: &'a Config,
+    done: &'a [FinalResult],
+    time_left: bool,
+) -> FinalStep {
+    // What a plan of one round leaves: nothing is proven, and that is said.
+    let undecided = |s: &cost::CostStanding<'_>| s.judge(true).unwrap_or_else(|| s.undecided());
+    for round in 1..=plan.pairs {
+        if let Some(decision) = standing.judge(false) {
+            return FinalStep::Decided(decision);
+        }
+        let mut results = Vec::new();
+        for slot in order(plan.seed, round, &standing.remaining()) {
+            let config = slot.map_or(baseline, |i| &finalists[i]);
+            match done.iter().find(|d| d.round == round && d.config == *config) {
+                Some(found) => results.push((slot, found)),
+                None if !time_left => return FinalStep::Decided(undecided(&standing)),
+                None => {
+                    return FinalStep::Measure {
+                        config: config.clone(),
+                        round,
+                    };
+                }
+            }
+        }
+        standing.add(&results);
+    }
+    FinalStep::Decided(undecided(&standing))
 }
 
 /// The order of one round: the remaining finalists and the baseline (None), shuffled.

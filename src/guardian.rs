@@ -111,7 +111,9 @@ impl Guardian {
     /// The same with another executable, for tests.
     pub async fn spawn_with(launcher: &Launcher, results: &Path, run: &str) -> Result<Self, SutError> {
         let holder = Holder::this(run, &results.display().to_string(), false);
-        let lock = Lock::results(results, &holder).await?;
+        let lock = Lock::results(results, &holder)
+            .await
+            .map_err(|e| with_container(e, results))?;
         let results = std::path::absolute(results).map_err(|e| failed(&e))?;
         let mut child = Command::new(&launcher.program)
             .args(&launcher.args)
@@ -174,6 +176,21 @@ impl Guardian {
         while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// Who comes second is told which container the first works on, too.
+fn with_container(e: SutError, results: &Path) -> SutError {
+    match (e, Record::read(results)) {
+        (SutError::Refused { exit: 75, message }, Some(r)) if message.contains(&r.run) => SutError::Refused {
+            exit: 75,
+            message: format!(
+                "{message}; its container is {} ({})",
+                r.name,
+                parking::short(&r.id)
+            ),
+        },
+        (e, _) => e,
     }
 }
 

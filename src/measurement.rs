@@ -249,6 +249,9 @@ pub struct GeneratorHealth {
 const SHED_LIMIT: f64 = 0.005;
 /// Largest share of what it may use that the generator's thread may be busy, or waiting for a CPU.
 const BUSY_LIMIT: f64 = 0.8;
+/// Largest share of the time that the generator's thread may wait for a CPU, however little it uses: beyond it, requests leave when
+/// others let them.
+const WAIT_LIMIT: f64 = 0.5;
 /// Largest share of throttled periods: one in a window of 30 s is not what decides.
 const THROTTLED_LIMIT: f64 = 0.01;
 /// Smallest send lag that counts, milliseconds.
@@ -284,7 +287,7 @@ pub fn generator_verdict(m: &Measurement, idle_service_ms: Option<f64>) -> Vec<S
             "the generator's thread was busy {:.0} % of the time",
             g.cpu_ratio * 100.0
         ));
-    } else if g.cpu_ratio + g.cpu_wait_ratio > BUSY_LIMIT {
+    } else if g.cpu_wait_ratio > WAIT_LIMIT || g.cpu_ratio + g.cpu_wait_ratio > BUSY_LIMIT {
         reasons.push(format!(
             "the generator's thread waited for a CPU {:.0} % of the time",
             g.cpu_wait_ratio * 100.0
@@ -534,7 +537,7 @@ mod tests {
     #[test]
     fn every_rule_voids_alone() {
         type Change = fn(&mut Measurement, bool);
-        let rules: [(&str, Change); 9] = [
+        let rules: [(&str, Change); 10] = [
             ("late", |m, bad| {
                 m.generator.send_lag_ms.p99 = if bad { 201.0 } else { 199.0 }
             }),
@@ -545,8 +548,12 @@ mod tests {
                 m.generator.cpu_ratio = if bad { 0.81 } else { 0.79 }
             }),
             ("waited", |m, bad| {
+                m.generator.cpu_ratio = 0.4;
+                m.generator.cpu_wait_ratio = if bad { 0.41 } else { 0.39 };
+            }),
+            ("waited", |m, bad| {
                 m.generator.cpu_ratio = 0.1;
-                m.generator.cpu_wait_ratio = if bad { 0.71 } else { 0.69 };
+                m.generator.cpu_wait_ratio = if bad { 0.51 } else { 0.49 };
             }),
             ("throttled", |m, bad| {
                 m.generator.throttled_ratio = if bad { 0.02 } else { 0.005 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::report::{self, FinalDecision, Notes, Summary};
 use crate::space::Space;
+use crate::spec::Connections;
 use crate::store::{Journal, StoreError, StudyMeta, kinds};
 use crate::trial::Trial;
 
@@ -75,6 +76,17 @@ impl Study {
         report::summarise(&self.meta, &self.space, &self.trials, self.decision.as_ref())
             .with_notes(self.notes.clone())
     }
+}
+
+/// The connection budget of a study, where its space file has one: what a number of instances is judged by.
+pub async fn connections(journal: &impl Journal) -> Result<Option<Connections>, StoreError> {
+    journal
+        .events(kinds::CONNECTIONS)
+        .await?
+        .pop()
+        .map(serde_json::from_value)
+        .transpose()
+        .map_err(|e| StoreError::Unreadable(format!("the study's connection budget cannot be read: {e}")))
 }
 
 /// Reads the journal and writes every derived file into `dir`; files that no longer hold are taken away.

@@ -27,6 +27,8 @@ use crate::store::{Sqlite, StoreError};
 
 /// How often the journal is looked at: a count of rows, some microseconds.
 const LOOK: Duration = Duration::from_millis(500);
+/// From a run's end to the page's: a look at the journal and the time to fetch what it found.
+const LAST_NEWS: Duration = Duration::from_millis(2_000);
 /// Most pages that are kept informed at a time.
 const MOST_PAGES: usize = 32;
 
@@ -64,11 +66,12 @@ pub async fn serve(
     }
     let journal = Sqlite::open_read_only(&dir).await?;
     let (news, revision) = watch::channel(journal.revision().await?);
+    let pages = Arc::new(Semaphore::new(MOST_PAGES));
     let live = Arc::new(Live {
         journal: journal.clone(),
         drawn: Mutex::new(None),
         revision,
-        pages: Arc::new(Semaphore::new(MOST_PAGES)),
+        pages: Arc::clone(&pages),
     });
     let port = address.port();
     let app = Router::new()
@@ -107,6 +110,10 @@ pub async fn serve(
     let served = tokio::select! {
         served = &mut server => served,
         () = shutdown => {
+            if pages.available_permits() < MOST_PAGES {
+                // Somebody is looking: the run's last news is shown before the page goes.
+                tokio::time::sleep(LAST_NEWS).await;
+            }
             // Open event streams end with the watcher's channel, which lets the server finish.
             watching.abort();
             let _ = stop.send(());

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::measurement::{Measurement, OutcomeClass};
+use crate::measurement::{Measurement, OutcomeClass, generator_verdict};
 
 /// One sample of the smoke test.
 #[derive(Debug, Clone, PartialEq)]
@@ -284,6 +284,39 @@ impl Smoke {
         }
     }
 
+    /// The exit code of a run that this stops: a mix that cannot work is the space file's fault.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self.verdict {
+            SmokeVerdict::Broken { .. } => crate::exit::DATA,
+            _ => crate::exit::UNAVAILABLE,
+        }
+    }
+
+    /// For programs.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        let lines: Vec<serde_json::Value> = self
+            .lines
+            .iter()
+            .map(|l| {
+                serde_json::json!({
+                    "request": harmless(&format!("{} {}", l.request.method, l.request.path)),
+                    "samples": l.samples,
+                    "good": l.good,
+                    "statuses": l.statuses,
+                    "latency_ms": l.latency_ms,
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "sound": self.may_start(),
+            "code": self.code().map(crate::diagnosis::Code::name),
+            "sentence": self.sentence,
+            "requests": lines,
+        })
+    }
+
     /// The table, for a terminal: a line a request.
     #[must_use]
     pub fn table(&self) -> String {
@@ -390,6 +423,99 @@ pub fn judge_two_rates(low: &Measurement, high: &Measurement) -> TwoRates {
         return TwoRates::ConstantGoodput { rps: good_high };
     }
     TwoRates::LoadDependent
+}
+
+/// What two rates come to, for the run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TwoRatesSaid {
+    /// The code of docs/diagnosis.md, where something is wrong.
+    pub code: Option<crate::diagnosis::Code>,
+    /// One sentence with both rates.
+    pub sentence: String,
+    /// No trial would say anything.
+    pub stops: bool,
+}
+
+/// Says what the errors at two rates mean, given the share of errors that the objective allows (0..=1).
+#[must_use]
+pub fn say_two_rates(low: &Measurement, high: &Measurement, allowed: f64) -> TwoRatesSaid {
+    use crate::diagnosis::Code;
+    let at = |m: &Measurement| format!("{:.0} rps", m.offered.get());
+    let errors = |m: &Measurement| format!("{:.0} %", m.error_response_ratio() * 100.0);
+    let both = format!(
+        "{} errors at {}, {} at {}",
+        errors(low),
+        at(low),
+        errors(high),
+        at(high)
+    );
+    let said = |code, sentence, stops| TwoRatesSaid {
+        code,
+        sentence,
+        stops,
+    };
+    let own = generator_verdict(high, Some(low.service_ms.p50).filter(|ms| *ms > 0.0));
+    if high.error_response_ratio() < FEW && !own.is_empty() {
+        let sentence = format!(
+            "generator-limited: {:.0} rps sent where {} were asked ({}); this is not the service's limit",
+            high.achieved_rps(),
+            at(high),
+            own.join("; ")
+        );
+        return said(Some(Code::Generator), sentence, false);
+    }
+    match judge_two_rates(low, high) {
+        TwoRates::Sound => said(
+            None,
+            format!("two rates: no errors at {} and {}", at(low), at(high)),
+            false,
+        ),
+        TwoRates::LoadDependent => said(
+            None,
+            format!("two rates: errors come with the load ({both})"),
+            false,
+        ),
+        TwoRates::Unclear => said(None, format!("two rates: nothing can be said ({both})"), false),
+        TwoRates::ConstantShare { share } => {
+            let (code, what) = if mostly(high, &WRONG) {
+                (Code::BrokenMix, "broken request mix")
+            } else {
+                (Code::FailingService, "failing service")
+            };
+            let figures = format!(
+                "the same share fails at both rates ({both}; p95 of the errors {:.0} and {:.0} ms, goodput {:.0} and {:.0} rps), \
+                 so it does not come with the load",
+                low.error_latency_ms.p95,
+                high.error_latency_ms.p95,
+                low.goodput_rps(),
+                high.goodput_rps()
+            );
+            said(Some(code), format!("{what}: {figures}"), share > allowed)
+        }
+        TwoRates::ConstantGoodput { rps } => said(
+            Some(Code::RateLimiter),
+            format!(
+                "rate limiter: {rps:.0} rps good where {} are asked ({both}; refusals in {:.0} ms, answers in {:.0} ms); \
+                 nothing tuned here moves it",
+                at(high),
+                high.error_latency_ms.p50,
+                high.latency_ms.p50
+            ),
+            false,
+        ),
+    }
+}
+
+/// Most of the error responses are of `classes`.
+fn mostly(m: &Measurement, classes: &[OutcomeClass]) -> bool {
+    let all: u64 = m
+        .errors
+        .iter()
+        .filter(|(c, _)| !c.is_local())
+        .map(|(_, n)| n)
+        .sum();
+    let of: u64 = classes.iter().map(|c| m.count(*c)).sum();
+    2 * of >= all && all > 0
 }
 
 #[cfg(test)]
@@ -506,6 +632,17 @@ mod tests {
             panic!("{:?}", judge_two_rates(&low, &high));
         };
         assert!((share - 0.735).abs() < 0.01, "{share}");
+        let said = say_two_rates(&low, &high, 0.05);
+        assert!(
+            said.stops && said.code == Some(crate::diagnosis::Code::BrokenMix),
+            "{said:?}"
+        );
+        assert!(
+            said.sentence.contains("73 % errors at 25 rps, 74 % at 200 rps"),
+            "{}",
+            said.sentence
+        );
+        assert!(!say_two_rates(&low, &high, 0.8).stops, "the objective allows it");
         // A limiter at 30 rps.
         let low = measured(40.0, 300, &[(OutcomeClass::TooManyRequests, 100)]);
         let high = measured(120.0, 301, &[(OutcomeClass::TooManyRequests, 899)]);
@@ -518,6 +655,11 @@ mod tests {
             judge_two_rates(&low503, &silent),
             TwoRates::ConstantGoodput { .. }
         ));
+        let said = say_two_rates(&low503, &silent, 0.05);
+        assert!(
+            !said.stops && said.code == Some(crate::diagnosis::Code::RateLimiter),
+            "{said:?}"
+        );
         // A full pool.
         let low = measured(30.0, 300, &[]);
         let high = measured(90.0, 420, &[(OutcomeClass::PoolTimeout, 480)]);

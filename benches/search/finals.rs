@@ -162,9 +162,9 @@ const CASES: &[Case] = &[
 
 const RUNS: u64 = 1_000;
 
-pub fn table() {
+pub fn table(only: Option<&str>) {
     println!("\nfinals, {RUNS} simulated each: share of verdicts, mean number of trials");
-    for case in CASES {
+    for case in CASES.iter().filter(|c| only.is_none_or(|o| c.name.contains(o))) {
         let (mut counts, mut trials) = ([0_u32; 4], 0);
         for seed in 0..RUNS {
             let (verdict, n) = play(case, seed);

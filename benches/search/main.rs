@@ -34,7 +34,7 @@ mod times;
 use race::{Options, Searcher};
 
 const HELP: &str = "\
-cargo bench --bench search -- [PART...] [--set tuning|reported] [--seeds N] [--budgets 20,40,60,100] [--noise 0.05] [--only TEXT]
+cargo bench --bench search -- [PART...] [--set tuning|reported] [--seeds N] [--budgets 20,40,60,100] [--noise 0.05] [--only TEXT] [--ours] [--verbose]
 
 parts (all without any):
   race      value of the recommendation: ours, random, Sobol, simplex
@@ -73,12 +73,13 @@ fn main() {
         .collect();
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
     if wanted("race") {
-        let ours = [
+        let mut ours = vec![
             Searcher::Ours,
             Searcher::Simplex,
             Searcher::Sobol,
             Searcher::Random,
         ];
+        ours.truncate(if args.iter().any(|a| a == "--ours") { 1 } else { 4 });
         race::table("value of the recommendation over the optimum", &ours, &options);
     }
     if wanted("optuna") {
@@ -100,7 +101,7 @@ fn main() {
         race::cost_table(&options);
     }
     if wanted("finals") {
-        finals::table();
+        finals::table(options.only.as_deref());
     }
     if wanted("times") {
         times::table();

@@ -1,6 +1,8 @@
 //! `autotune check`: what a study would do, how much of its space is legal, and how long it will take.
 //!
-//! The plan is a pure function of the spec; what preflight found is added by the caller. Nothing is changed.
+//! The plan is a pure function of the spec; what preflight found is added by the caller. Nothing is parked or changed.
+//! Where the service runs already, every request of the mix is sent to it a few times, about one a second: what does
+//! not work without load is said here, before the night.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use serde::Serialize;
 
 use super::Global;
 use crate::exit::{self, ExitError};
+use crate::load::Generator;
+use crate::smoke::Smoke;
 use crate::space::{Binding, Limit, Parameter, legal_share};
 use crate::spec::{DockerRef, Objective, StudySpec, SutKind};
 use crate::sut::{self, Sut, SutFacts};
@@ -40,7 +44,7 @@ pub(super) async fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<u8>
 
 /// What a run of `spec` into `folder` would find and do.
 pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -> anyhow::Result<u8> {
-    let facts = match &spec.sut {
+    let mut facts = match &spec.sut {
         Some(s) => {
             let mut sut = sut::open(s, "check", folder)?;
             Some(
@@ -55,13 +59,59 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
         spec.set_baselines(&f.today)
             .map_err(|e| ExitError::new(exit::DATA, e))?;
     }
+    let service = facts.as_ref().map(|f| f.addresses.clone()).unwrap_or_default();
+    if let Some(words) = crate::study::instances::limit(&mut spec, &service).await? {
+        facts.get_or_insert_default().lines.push(words);
+    }
+    if let Some(f) = &mut facts {
+        f.warnings
+            .extend(crate::study::instances::overcommitted(&spec.space, f));
+    }
+    let sampled = match facts {
+        Some(_) => Some(sample_what_runs(&spec).await?),
+        None => None,
+    };
     show(
         &plan(&spec),
         facts.as_ref(),
+        sampled.as_ref(),
         global.json,
         &mut std::io::stdout().lock(),
     )?;
-    Ok(exit::OK)
+    Ok(match sampled {
+        Some(Sampled::Judged(smoke)) if !smoke.may_start() => smoke.exit_code(),
+        _ => exit::OK,
+    })
+}
+
+/// Between two requests of the smoke test: what runs there is in production.
+const GAP: Duration = Duration::from_secs(1);
+
+/// The smoke test of what runs now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sampled {
+    /// Judged.
+    Judged(Box<Smoke>),
+    /// Nothing was sent; why.
+    Not(String),
+}
+
+/// Sends the mix to the service that runs now, slowly. Only a container runs before a study deploys it.
+async fn sample_what_runs(spec: &StudySpec) -> Result<Sampled, ExitError> {
+    let (Some(sut), Some(load)) = (&spec.sut, &spec.load) else {
+        return Ok(Sampled::Not("there is no [load]".to_owned()));
+    };
+    if !matches!(sut.kind, SutKind::Docker(_)) {
+        let why = "nothing runs before a study deploys it; a study begins with this test";
+        return Ok(Sampled::Not(why.to_owned()));
+    }
+    let generator = Generator::prepare(load, std::slice::from_ref(&sut.url), spec.seed)
+        .map_err(|e| ExitError::new(exit::UNAVAILABLE, e.to_string()))?;
+    if let Err(e) = generator.reach().await {
+        return Ok(Sampled::Not(e.to_string()));
+    }
+    let smoke = crate::study::smoke::sample(spec, &generator, GAP).await?;
+    Ok(Sampled::Judged(Box::new(smoke)))
 }
 
 /// A parameter in words.
@@ -104,6 +154,8 @@ pub struct Plan {
     pub finals_s: f64,
     /// Trials that fit.
     pub trials: Option<u64>,
+    /// Restarts of the service that this takes, finals and giving back included.
+    pub restarts: Option<u64>,
     /// Longest run time, seconds: the budget, or what the trials take.
     pub seconds: Option<f64>,
     /// What is odd but no mistake.
@@ -186,6 +238,7 @@ pub fn plan(spec: &StudySpec) -> Plan {
         trial_s,
         finals_s,
         trials,
+        restarts: trials.map(|n| n + u64::from(spec.confirm.pairs) * FINALISTS as u64 + 1),
         seconds,
         warnings,
         hash: spec.hash.clone(),
@@ -237,12 +290,22 @@ fn planned(p: &Parameter, spec: &StudySpec) -> PlannedParameter {
     }
 }
 
-/// Writes the plan and what preflight found: lines for people, or one JSON document.
-pub fn show(plan: &Plan, facts: Option<&SutFacts>, json: bool, out: &mut dyn Write) -> std::io::Result<()> {
+/// Writes the plan, what preflight found and what the requests answered: lines for people, or one JSON document.
+pub fn show(
+    plan: &Plan,
+    facts: Option<&SutFacts>,
+    sampled: Option<&Sampled>,
+    json: bool,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
     if json {
         let found =
             facts.map(|f| serde_json::json!({ "found": f.lines, "warnings": f.warnings, "today": f.today }));
-        let document = serde_json::json!({ "plan": plan, "preflight": found });
+        let smoke = sampled.map(|s| match s {
+            Sampled::Judged(smoke) => smoke.json(),
+            Sampled::Not(why) => serde_json::json!({ "not_sampled": why }),
+        });
+        let document = serde_json::json!({ "plan": plan, "preflight": found, "smoke": smoke });
         return writeln!(out, "{document:#}");
     }
     for line in lines(plan) {
@@ -250,6 +313,19 @@ pub fn show(plan: &Plan, facts: Option<&SutFacts>, json: bool, out: &mut dyn Wri
     }
     for line in facts.into_iter().flat_map(|f| &f.lines) {
         writeln!(out, "{line}")?;
+    }
+    match sampled {
+        Some(Sampled::Judged(smoke)) => {
+            let n: usize = smoke.lines.iter().map(|l| l.samples).sum();
+            writeln!(
+                out,
+                "sent {n} requests of the mix to what runs there now, about one a second; nothing was parked:"
+            )?;
+            write!(out, "{}", smoke.table())?;
+            writeln!(out, "{}", smoke.sentence)?;
+        }
+        Some(Sampled::Not(why)) => writeln!(out, "the requests of the mix were not tried: {why}")?,
+        None => {}
     }
     for warning in plan
         .warnings
@@ -288,8 +364,11 @@ fn lines(plan: &Plan) -> Vec<String> {
     let end = plan
         .seconds
         .map_or(String::new(), |s| format!("; {} at most in all", time(s)));
+    let restarts = plan
+        .restarts
+        .map_or(String::new(), |n| format!("; about {n} restarts of the service"));
     out.push(format!(
-        "{trials}{} each, finals {}{end}",
+        "{trials}{} each, finals {}{end}{restarts}",
         time(plan.trial_s),
         time(plan.finals_s)
     ));
@@ -307,7 +386,7 @@ mod tests {
 
     fn shown(name: &str) -> String {
         let mut out = Vec::new();
-        show(&plan(&spec(name)), None, false, &mut out).unwrap();
+        show(&plan(&spec(name)), None, None, false, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -354,6 +433,7 @@ mod tests {
         show(
             &plan(&spec("quickstart")),
             Some(&SutFacts::default()),
+            Some(&Sampled::Not("it is a test".into())),
             true,
             &mut out,
         )
@@ -361,5 +441,6 @@ mod tests {
         let v: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(v["plan"]["study"], "demo");
         assert!(v["preflight"]["found"].is_array());
+        assert_eq!(v["smoke"]["not_sampled"], "it is a test");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use crate::exit::{self, ExitError};
+
 /// Print the completions of a shell.
 ///
 /// Example: `autotune completions bash > /etc/bash_completion.d/autotune`
@@ -22,38 +24,66 @@ pub struct ManArgs {
     pub page: Option<String>,
 }
 
+/// Writes `text` as it is, or within a JSON document under `name`.
+pub(super) fn put(name: &str, text: &[u8], json: bool, out: &mut dyn Write) -> std::io::Result<()> {
+    if json {
+        let document = serde_json::json!({ name: String::from_utf8_lossy(text) });
+        writeln!(out, "{document}")?;
+    } else {
+        out.write_all(text)?;
+    }
+    out.flush()
+}
+
 /// Writes the completions of `command` to `out` and gives the exit code.
 pub fn completions(
     args: &CompletionsArgs,
     mut command: clap::Command,
+    json: bool,
     out: &mut dyn Write,
 ) -> std::io::Result<u8> {
     // Into a buffer first: a reader that goes away (`| head`) is an error of writing, not a panic inside the generator.
     let mut page = Vec::new();
     clap_complete::generate(args.shell, &mut command, "autotune", &mut page);
-    out.write_all(&page)?;
-    out.flush()?;
-    Ok(0)
+    put("completions", &page, json, out)?;
+    Ok(exit::OK)
 }
 
-/// Writes a manual page of `command` to `out` and gives the exit code: 2 where there is no such page.
-pub fn man(args: &ManArgs, mut command: clap::Command, out: &mut dyn Write) -> std::io::Result<u8> {
+/// Writes a manual page of `command` to `out` and gives the exit code; an error where there is no such page.
+pub fn man(
+    args: &ManArgs,
+    mut command: clap::Command,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
     command.build();
-    let page = match &args.page {
+    let man = match &args.page {
         None => clap_mangen::Man::new(command),
         Some(name) => {
-            if let Some(sub) = command.find_subcommand(name) {
-                clap_mangen::Man::new(sub.clone()).title(format!("autotune-{name}"))
-            } else {
-                let known: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
-                writeln!(out, "there is no command {name}; there are {}", known.join(", "))?;
-                return Ok(2);
-            }
+            let Some(sub) = command.find_subcommand(name) else {
+                return Err(ExitError::new(exit::USAGE, unknown(name, &command)).into());
+            };
+            clap_mangen::Man::new(sub.clone()).title(format!("autotune-{name}"))
         }
     };
-    page.render(out)?;
-    out.flush()?;
-    Ok(0)
+    let mut page = Vec::new();
+    man.render(&mut page)?;
+    put("man", &page, json, out)?;
+    Ok(exit::OK)
+}
+
+fn unknown(name: &str, command: &clap::Command) -> String {
+    let known: Vec<&str> = command
+        .get_subcommands()
+        .filter(|c| !c.is_hide_set())
+        .map(clap::Command::get_name)
+        .collect();
+    let near = known
+        .iter()
+        .max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)))
+        .filter(|k| strsim::jaro(k, name) > 0.7)
+        .map_or(String::new(), |k| format!(", did you mean {k}?"));
+    format!("there is no command {name}{near}; there are {}", known.join(", "))
 }
 
 #[cfg(test)]
@@ -78,7 +108,7 @@ mod tests {
         ] {
             let mut out = Vec::new();
             assert_eq!(
-                completions(&CompletionsArgs { shell }, command(), &mut out).unwrap(),
+                completions(&CompletionsArgs { shell }, command(), false, &mut out).unwrap(),
                 0
             );
             assert!(String::from_utf8(out).unwrap().contains("load"), "{shell}");
@@ -92,15 +122,13 @@ mod tests {
             let args = ManArgs {
                 page: name.map(str::to_owned),
             };
-            let exit = man(&args, command(), &mut out).unwrap();
-            (exit, String::from_utf8(out).unwrap())
+            man(&args, command(), false, &mut out).map(|_| String::from_utf8(out).unwrap())
         };
-        assert!(page(None).1.contains("finds settings"));
-        let (exit, load) = page(Some("load"));
-        assert!(
-            exit == 0 && load.contains("autotune\\-load") && load.contains("url"),
-            "{load}"
-        );
-        assert_eq!(page(Some("laod")).0, 2);
+        assert!(page(None).unwrap().contains("finds settings"));
+        let load = page(Some("load")).unwrap();
+        assert!(load.contains("autotune\\-load") && load.contains("url"), "{load}");
+        let e = page(Some("laod")).unwrap_err();
+        assert_eq!(e.downcast_ref::<ExitError>().unwrap().code, exit::USAGE);
+        assert!(e.to_string().contains("did you mean load?"), "{e}");
     }
 }

@@ -2,18 +2,24 @@
 //!
 //! Results go to stdout, progress and errors to stderr; the exit codes are those of `exit`.
 
+pub mod ask;
 pub mod capacity;
 pub mod check;
 pub mod completions;
+pub mod confirm;
+pub mod ladder;
 pub mod load;
+mod notify;
+pub mod recommend;
 pub mod report;
 mod restore;
 mod run;
 pub mod schema;
 pub mod serve;
 mod signals;
+pub mod tell;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -63,9 +69,19 @@ enum Command {
     Load(load::LoadArgs),
     /// The highest sustainable rate of what runs at a URL now.
     Capacity(capacity::CapacityArgs),
+    /// Fixed steps of load on what runs at a URL now: rates, and closed-loop users.
+    Ladder(ladder::LadderArgs),
+    /// The next config to try, for those who deploy and measure with their own tools.
+    Ask(ask::AskArgs),
+    /// What became of a trial that was asked for.
+    Tell(tell::TellArgs),
+    /// What a study would recommend now, and why.
+    Recommend(recommend::RecommendArgs),
+    /// Measure the recommendation and today's configuration again, interleaved: win, no gain, worse.
+    Confirm(confirm::ConfirmArgs),
     /// Write a study's tables, recommendation and report again from its journal.
     Report(report::ReportArgs),
-    /// The recommendation as env, compose, SQLAlchemy, Kubernetes, JSON or an Optuna journal.
+    /// The recommendation as env, compose, SQLAlchemy, Kubernetes or JSON; the study as an Optuna journal or a picture.
     Export(report::ExportArgs),
     /// Two studies beside each other, with the interval of their difference.
     Compare(report::CompareArgs),
@@ -93,12 +109,18 @@ enum Command {
 #[must_use]
 pub fn main(cli: Cli) -> u8 {
     init_tracing();
+    let json = cli.global.json;
     match dispatch(cli) {
         Ok(code) => code,
         Err(e) => {
             let code = e.downcast_ref::<ExitError>().map_or(exit::SOFTWARE, |e| e.code);
             // Nothing is left to do when stderr itself is gone.
             drop(writeln!(std::io::stderr(), "autotune: {e:#}"));
+            if json {
+                // A script that reads one document gets one, whatever happened.
+                let document = serde_json::json!({ "error": format!("{e:#}"), "code": code });
+                drop(writeln!(std::io::stdout(), "{document}"));
+            }
             code
         }
     }
@@ -124,18 +146,33 @@ async fn execute(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Check(args) => check::run(&args, global).await,
         Command::Load(args) => load::run(&args, global.json, global.quiet).await,
         Command::Capacity(args) => Box::pin(capacity::run(&args, global.json, global.quiet)).await,
+        Command::Ladder(args) => Box::pin(ladder::run(&args, global.json, global.quiet)).await,
+        Command::Ask(args) => ask::run(&args, global).await,
+        Command::Tell(args) => tell::run(&args, global).await,
+        Command::Recommend(args) => recommend::run(&args, global).await,
+        Command::Confirm(args) => Box::pin(confirm::run(&args, global)).await,
         Command::Report(args) => report::report(&args, global.json).await,
-        Command::Export(args) => report::export(&args).await,
+        Command::Export(args) => report::export(&args, global.json).await,
         Command::Compare(args) => report::compare(&args, global.json).await,
         Command::Runs(args) => report::runs(&args, global.json).await,
-        Command::Serve(args) => serve::serve(&args, signals::interrupted()).await,
-        Command::Schema(args) => Ok(schema::run(&args, &mut out())?),
-        Command::Completions(args) => Ok(completions::completions(&args, Cli::command(), &mut out())?),
-        Command::Man(args) => Ok(completions::man(&args, Cli::command(), &mut out())?),
+        Command::Serve(args) => serve::serve(&args, global, signals::interrupted()).await,
+        Command::Schema(args) => Ok(schema::run(&args, global.json, &mut out())?),
+        Command::Completions(args) => Ok(completions::completions(
+            &args,
+            Cli::command(),
+            global.json,
+            &mut out(),
+        )?),
+        Command::Man(args) => completions::man(&args, Cli::command(), global.json, &mut out()),
         Command::Restore(args) => restore::run(&args, global).await,
         Command::Guardian => Ok(crate::guardian::run_child().await),
         Command::DemoApi => Ok(exit::OK),
     }
+}
+
+/// A line on stderr; nothing is left to do when that itself is gone.
+fn note(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 /// The control plane's runtime. The load has a thread and a runtime of its own.
@@ -160,6 +197,8 @@ fn init_tracing() {
         "hyper_util=warn",
         "reqwest=warn",
         "sqlx=warn",
+        // A slow statement on a loaded machine is no news for the user, and its text is ours.
+        "sqlx::query=error",
         "rustls=warn",
         "h2=warn",
     ] {
@@ -167,8 +206,10 @@ fn init_tracing() {
             filter = filter.add_directive(directive);
         }
     }
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(color)
         .with_writer(std::io::stderr);
     // A second call (tests) finds a subscriber: that one stays.
     drop(subscriber.try_init());

@@ -9,7 +9,8 @@ use serde_json::json;
 use crate::exit::{self, ExitError};
 use crate::report::{self, ExportError, FinalDecision, Format};
 use crate::results::{self, Study};
-use crate::store::{self, Sqlite};
+use crate::spec::MOST_INSTANCES;
+use crate::store::{self, Sqlite, StoreError};
 
 /// Arguments of `report`.
 #[derive(Debug, Clone, Args)]
@@ -25,7 +26,8 @@ pub struct ReportArgs {
 /// Arguments of `export`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Example:\n  autotune export results/pool --format compose > docker-compose.recommended.yml"
+    after_help = "Examples:\n  autotune export results/pool --format compose > docker-compose.recommended.yml\n  \
+                  autotune export results/pool --format kubernetes --instances 12"
 )]
 pub struct ExportArgs {
     /// The study's folder.
@@ -34,6 +36,17 @@ pub struct ExportArgs {
     /// The form.
     #[arg(long, value_enum, env = "AUTOTUNE_FORMAT")]
     pub format: ExportFormat,
+    /// For so many instances in production; refused, with the arithmetic, where their connections exceed the budget.
+    #[arg(long, value_name = "N", env = "AUTOTUNE_INSTANCES", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_INSTANCES)))]
+    pub instances: Option<u32>,
+    /// Usable connections of the database in production, where they differ from those of the study's.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "AUTOTUNE_CONNECTIONS_USABLE",
+        requires = "instances"
+    )]
+    pub connections: Option<u32>,
     /// Export the best candidate although it was not found better; its header says so.
     #[arg(long, env = "AUTOTUNE_FORCE")]
     pub force: bool,
@@ -54,6 +67,8 @@ pub enum ExportFormat {
     Json,
     /// A journal file for optuna-dashboard.
     Optuna,
+    /// A picture of the search and the finals.
+    Svg,
 }
 
 impl From<ExportFormat> for Format {
@@ -65,6 +80,7 @@ impl From<ExportFormat> for Format {
             ExportFormat::Kubernetes => Self::Kubernetes,
             ExportFormat::Json => Self::Json,
             ExportFormat::Optuna => Self::Optuna,
+            ExportFormat::Svg => Self::Svg,
         }
     }
 }
@@ -92,8 +108,49 @@ pub struct RunsArgs {
     pub results: PathBuf,
 }
 
+/// The study's journal, or where studies are.
+pub(super) async fn journal(dir: &Path) -> Result<Sqlite, ExitError> {
+    match Sqlite::open_read_only(dir).await {
+        Err(StoreError::Missing(why)) => {
+            let near = nearby(dir).await;
+            let hint = if near.is_empty() {
+                "; `autotune runs --results DIR` lists the studies of a folder".to_owned()
+            } else {
+                format!("; there are {}", near.join(", "))
+            };
+            Err(ExitError::new(exit::NO_INPUT, format!("{why}{hint}")))
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Studies in `dir`, beside it, or in the usual folder: a handful, the most alike first.
+async fn nearby(dir: &Path) -> Vec<String> {
+    let beside = dir.parent().filter(|p| !p.as_os_str().is_empty());
+    for place in [Some(dir), beside, Some(Path::new("results"))]
+        .into_iter()
+        .flatten()
+    {
+        let Ok(found) = store::list(place).await else {
+            continue;
+        };
+        let mut names: Vec<String> = found
+            .iter()
+            .map(|e| report::clean(&e.dir.display().to_string(), 200))
+            .collect();
+        if names.is_empty() {
+            continue;
+        }
+        let asked = dir.display().to_string();
+        names.sort_by(|a, b| strsim::jaro(b, &asked).total_cmp(&strsim::jaro(a, &asked)));
+        names.truncate(5);
+        return names;
+    }
+    Vec::new()
+}
+
 async fn read(dir: &Path) -> Result<(Sqlite, Study), ExitError> {
-    let journal = Sqlite::open_read_only(dir).await?;
+    let journal = journal(dir).await?;
     let study = Study::read(&journal).await?;
     Ok((journal, study))
 }
@@ -107,7 +164,7 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+pub(super) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     print(format!("{value:#}\n").as_bytes())
 }
 
@@ -126,16 +183,38 @@ pub async fn report(args: &ReportArgs, json: bool) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-/// `autotune export DIR --format FORM`: the recommendation in another tool's form, to stdout.
-pub async fn export(args: &ExportArgs) -> anyhow::Result<u8> {
+/// `autotune export DIR --format FORM`: the recommendation in another tool's form, to stdout; with `--json` within a
+/// document.
+pub async fn export(args: &ExportArgs, json: bool) -> anyhow::Result<u8> {
     let (journal, study) = read(&args.dir).await?;
+    let mut connections = results::connections(&journal).await?;
     journal.close().await;
-    let bytes = report::export(&study.summary(), args.format.into(), args.force).map_err(|e| match e {
-        ExportError::NoWin(_) => ExitError::new(exit::NO_GAIN, e.to_string()),
-        ExportError::Unsuited(_) => ExitError::new(exit::USAGE, e.to_string()),
-        ExportError::Render(_) => ExitError::new(exit::SOFTWARE, e.to_string()),
-    })?;
-    print(&bytes)?;
+    let coded = |e: ExportError| {
+        let code = match e {
+            ExportError::NoWin(_) => exit::NO_GAIN,
+            ExportError::Unsuited(_) => exit::USAGE,
+            ExportError::DoesNotFit(_) => exit::DATA,
+            ExportError::Render(_) => exit::SOFTWARE,
+        };
+        ExitError::new(code, e.to_string())
+    };
+    if let (Some(c), Some(usable)) = (&mut connections, args.connections) {
+        (c.usable, c.asked) = (usable, None);
+    }
+    let mut summary = study.summary();
+    if let Some(n) = args.instances {
+        summary = report::for_instances(&summary, connections.as_ref(), n, args.force).map_err(coded)?;
+    }
+    let bytes = report::export(&summary, args.format.into(), args.force).map_err(coded)?;
+    if json && args.format != ExportFormat::Json {
+        let name = args
+            .format
+            .to_possible_value()
+            .map_or(String::new(), |v| v.get_name().to_owned());
+        print_json(&json!({ "format": name, "content": String::from_utf8_lossy(&bytes) }))?;
+    } else {
+        print(&bytes)?;
+    }
     Ok(exit::OK)
 }
 

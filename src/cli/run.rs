@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use clap::Args;
 
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::notify::{End, notify};
 use super::{Global, signals};
 use crate::console::{Console, Verbosity};
+use crate::event::{Event, Sink};
 use crate::exit::{self, ExitError};
 use crate::spec::{self, StudySpec};
-use crate::study::{self, RunOptions};
+use crate::study::{self, RunEnd, RunOptions};
 
 /// The space file embedded for `autotune demo`.
 const QUICKSTART: &str = include_str!("../../experiments/quickstart.toml");
@@ -49,12 +54,38 @@ struct CommonArgs {
     /// Seed of a new study.
     #[arg(long, value_name = "N", env = "AUTOTUNE_SEED")]
     seed: Option<u64>,
+    /// Begin with what an earlier study of the same or an overlapping space knows; the finals don't see it.
+    #[arg(long, value_name = "DIR", env = "AUTOTUNE_PRIOR")]
+    prior: Option<PathBuf>,
     /// Archive an earlier study of this name and begin again.
     #[arg(long, env = "AUTOTUNE_FRESH")]
     fresh: bool,
     /// Say what would be done and end; the same as `check`.
     #[arg(long, env = "AUTOTUNE_DRY_RUN")]
     dry_run: bool,
+    /// Show the study's live page on 127.0.0.1 while it runs; a free port where 8790 is taken and none is named.
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "default", env = "AUTOTUNE_SERVE", value_parser = port)]
+    serve: Option<Port>,
+    /// Run a command in a shell at the end, however it ends; AUTOTUNE_CODE, _VERDICT, _HEADLINE and _FOLDER say how.
+    #[arg(long, value_name = "COMMAND", env = "AUTOTUNE_NOTIFY")]
+    notify: Option<String>,
+}
+
+/// The port of the live page: as named, or the usual one and a free one where that is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Port {
+    Usual,
+    Named(u16),
+}
+
+fn port(text: &str) -> Result<Port, String> {
+    match text {
+        "default" | "" | "true" => Ok(Port::Usual),
+        n => n
+            .parse()
+            .map(Port::Named)
+            .map_err(|_| format!("a port is a number from 0 to 65535, not `{n}`")),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -111,17 +142,54 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         fresh: args.fresh,
         trials: args.trials,
         budget,
+        prior: args.prior.clone(),
+        confirm: None,
         unguarded: false,
     };
+    let page = match args.serve {
+        Some(p) => Some(LivePage::open(p, &options.folder, global).await?),
+        None => None,
+    };
+    let ended = Box::pin(measure(&spec, &options, page.as_ref(), global)).await;
+    if let Some(command) = &args.notify
+        && let Err(e) = notify(command, &end_words(&ended, &options.folder)).await
+    {
+        drop(writeln!(std::io::stderr(), "warning: {e}"));
+    }
+    if let Some(page) = page {
+        page.close().await;
+    }
+    let end = ended?;
+    Ok(end.code)
+}
+
+/// A study or a confirmation, its result printed; no live page.
+pub(super) async fn drive(spec: &StudySpec, options: &RunOptions, global: &Global) -> anyhow::Result<u8> {
+    Ok(Box::pin(measure(spec, options, None, global)).await?.code)
+}
+
+/// The run itself, its result printed.
+async fn measure(
+    spec: &StudySpec,
+    options: &RunOptions,
+    page: Option<&LivePage>,
+    global: &Global,
+) -> anyhow::Result<RunEnd> {
     let verbosity = if global.quiet {
         Verbosity::Quiet
     } else {
         Verbosity::Normal
     };
     let mut console = Console::new(verbosity);
+    let mut sink = |event: &Event| {
+        if let (Event::Started { .. }, Some(page)) = (event, page) {
+            page.begun.send_replace(true);
+        }
+        console.event(event);
+    };
     let mut signals = signals::listen()?;
     let end = tokio::select! {
-        end = study::run(&spec, &options, &mut console, signals.stop.clone()) => end?,
+        end = study::run(spec, options, &mut sink, signals.stop.clone()) => end?,
         // The guardian, which sees its pipe close, gives the container back.
         second = &mut signals.impatient => {
             let code = 128_u8.saturating_add(second.unwrap_or(2));
@@ -135,7 +203,78 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
     } else {
         writeln!(out, "{}", end.summary)?;
     }
-    Ok(end.code)
+    Ok(end)
+}
+
+/// How a run ended, for `--notify`.
+fn end_words(ended: &anyhow::Result<RunEnd>, folder: &Path) -> End {
+    let folder = folder.display().to_string();
+    match ended {
+        Ok(end) => End {
+            code: end.code,
+            verdict: end.json["decision"]["verdict"]
+                .as_str()
+                .unwrap_or("not_confirmed")
+                .to_owned(),
+            headline: end.json["headline"].as_str().unwrap_or_default().to_owned(),
+            folder,
+            summary: format!("{}\n", end.summary.trim()),
+        },
+        Err(e) => End {
+            code: e.downcast_ref::<ExitError>().map_or(exit::SOFTWARE, |e| e.code),
+            verdict: "error".to_owned(),
+            headline: format!("{e:#}"),
+            folder,
+            summary: format!("{e:#}\n"),
+        },
+    }
+}
+
+/// The live page beside a run: its port is taken before anything is touched, it is served from the moment that the
+/// study has begun.
+struct LivePage {
+    begun: watch::Sender<bool>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl LivePage {
+    async fn open(port: Port, folder: &Path, global: &Global) -> anyhow::Result<Self> {
+        let (first, other) = match port {
+            Port::Named(n) => (n, n),
+            Port::Usual => (super::serve::USUAL_PORT, 0),
+        };
+        let listener = match super::serve::listen(first, "--serve").await {
+            Err(_) if first != other => super::serve::listen(other, "--serve").await?,
+            found => found?,
+        };
+        if !global.quiet {
+            let line = crate::serve::invitation(listener.local_addr()?, folder);
+            drop(writeln!(std::io::stderr(), "{line}"));
+        }
+        let (begun, mut wait) = watch::channel(false);
+        let (stop, stopped) = oneshot::channel();
+        let folder = folder.to_owned();
+        let task = tokio::spawn(async move {
+            // An error means that the run ended before it began.
+            if wait.wait_for(|b| *b).await.is_err() {
+                return;
+            }
+            let stopped = async move { drop(stopped.await) };
+            if let Err(e) = crate::serve::serve(listener, folder, stopped).await {
+                drop(writeln!(std::io::stderr(), "warning: the live page ended: {e}"));
+            }
+        });
+        Ok(Self { begun, stop, task })
+    }
+
+    /// Ends it; pages that are open get the last state first.
+    async fn close(self) {
+        drop(self.begun);
+        drop(self.stop);
+        // Its own end has a deadline; it cannot fail in a way that matters now.
+        drop(self.task.await);
+    }
 }
 
 /// Time from now to the next HH:MM, local time.
@@ -164,6 +303,24 @@ fn time_until(text: &str) -> Result<Duration, ExitError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_numbers_or_left_out() {
+        assert_eq!(
+            (port("default"), port("0")),
+            (Ok(Port::Usual), Ok(Port::Named(0)))
+        );
+        assert!(port("80000").is_err() && port("x").is_err());
+    }
+
+    /// Breaks when a run that failed tells nobody.
+    #[test]
+    fn errors_are_told_too() {
+        let failed = Err(ExitError::new(exit::UNAVAILABLE, "no engine").into());
+        let end = end_words(&failed, Path::new("results/x"));
+        assert_eq!((end.code, end.verdict.as_str()), (69, "error"));
+        assert_eq!(end.headline, "no engine");
+    }
 
     #[test]
     fn until_is_within_a_day_and_refuses_nonsense() {

@@ -16,9 +16,9 @@ pub struct SchemaArgs {
 }
 
 /// Writes to `out` and gives the exit code.
-pub fn run(args: &SchemaArgs, out: &mut dyn Write) -> std::io::Result<u8> {
+pub fn run(args: &SchemaArgs, json: bool, out: &mut dyn Write) -> std::io::Result<u8> {
     if args.reference {
-        out.write_all(spec::reference().as_bytes())?;
+        super::completions::put("reference", spec::reference().as_bytes(), json, out)?;
     } else {
         writeln!(out, "{:#}", spec::schema())?;
     }

@@ -2,7 +2,9 @@
 //! Thresholds are those of docs/diagnosis.md, from runs on a real stack; a ramp stands between "no" and "yes" so that
 //! no figure decides by a hair.
 
+use crate::capacity::ProbePhase;
 use crate::measurement::OutcomeClass as C;
+use crate::slo::Verdict;
 use crate::trial::{Failure, Probe};
 
 use super::Code;
@@ -135,7 +137,7 @@ fn pool_wait(r: &Reading<'_>) -> Option<Finding> {
             if contradicted { strength * 0.2 } else { strength },
         )
         .witnessed(false) // also said by a pool that is full for another reason
-        .blind(!r.knows_cpu())
+        .blind(!r.knows_cpu() || r.starved())
         .figure_if(full, || {
             format!(
                 "{:.0} of {:.0} connections checked out",
@@ -159,7 +161,7 @@ fn pool_wait(r: &Reading<'_>) -> Option<Finding> {
         .figure_if(r.figure("db_running_mean").is_some(), || {
             format!(
                 "{:.1} backends running in Postgres",
-                r.figure("db_running_mean").unwrap_or(0.0)
+                r.figure("db_running_mean").unwrap_or(0.0).abs()
             )
         })
         .figure_if(slow >= 3.0, || format!("the median rose {slow:.0} times")),
@@ -303,11 +305,21 @@ fn one_core(r: &Reading<'_>) -> Option<Finding> {
     let limit = r.figure("cpu_limit");
     let hosts = r.figure("host_cores").unwrap_or(2.0);
     let can_fill = limit.is_none_or(|l| l >= 0.95) && hosts >= 1.5;
-    let strength = 0.95 * ramp(busiest, 0.75, 0.92) * (1.0 - ramp(throttled, 0.05, 0.3));
+    // On a machine that others fill, a full event loop runs half of the time and is ready to run in the other half.
+    let wait = r.figure("thread_cpu_wait_max").unwrap_or(0.0);
+    let kept_waiting = if r.starved() {
+        0.8 * ramp(busiest + wait, 0.8, 0.95) * ramp(busiest, 0.3, 0.42)
+    } else {
+        0.0
+    };
+    let strength = (0.95 * ramp(busiest, 0.75, 0.92)).max(kept_waiting) * (1.0 - ramp(throttled, 0.05, 0.3));
     Some(
         Finding::new(Code::OneCore, if can_fill { strength } else { 0.0 })
-            .blind(r.figure("host_cpu_ratio").is_none())
+            .blind(r.figure("host_cpu_ratio").is_none() || kept_waiting > 0.0)
             .figure(format!("the busiest process uses {busiest:.2} of one core"))
+            .figure_if(kept_waiting > 0.0, || {
+                format!("its thread waits {wait:.2} s a second for a CPU that others use")
+            })
             .figure(match limit {
                 Some(l) => format!(
                     "{:.2} of {l} cores used, {} of periods throttled",
@@ -355,18 +367,30 @@ fn memory(r: &Reading<'_>) -> Option<Finding> {
 /// What a request that can never succeed answers: the wrong path, method, body or key.
 const WRONG_REQUEST: [C; 4] = [C::ClientError, C::UnexpectedStatus, C::Redirect, C::BodyCheck];
 
-/// Share of `classes` among the answers of each probe that has enough of them, with its rate.
+/// Share of `classes` among the answers of each probe that has enough of them, with its rate. Where none has (a search
+/// that ended on the idle service), that of all probes together, at the lowest rate.
 #[allow(clippy::cast_precision_loss)]
 fn shares(probes: &[&Probe], classes: &[C]) -> Vec<(f64, f64, u64)> {
-    probes
+    let each: Vec<(f64, u64, u64)> = probes
         .iter()
         .map(|p| &p.measurement)
-        .filter(|m| answered(m) >= 20)
         .map(|m| {
             let n: u64 = classes.iter().map(|c| m.count(*c)).sum();
-            (m.offered.get(), n as f64 / answered(m) as f64, answered(m))
+            (m.offered.get(), n, answered(m))
         })
-        .collect()
+        .collect();
+    let enough: Vec<(f64, f64, u64)> = each
+        .iter()
+        .filter(|(.., all)| *all >= 20)
+        .map(|(rate, n, all)| (*rate, *n as f64 / *all as f64, *all))
+        .collect();
+    let all: u64 = each.iter().map(|e| e.2).sum();
+    if !enough.is_empty() || all < 5 {
+        return enough;
+    }
+    let lowest = each.iter().map(|e| e.0).fold(f64::INFINITY, f64::min);
+    let n: u64 = each.iter().map(|e| e.1).sum();
+    vec![(lowest, n as f64 / all as f64, all)]
 }
 
 /// How far the rates lie apart and how far the shares, where every share is above `least`.
@@ -403,6 +427,13 @@ fn constant_errors(r: &Reading<'_>, classes: &[C]) -> Option<(f64, f64, f64, f64
 
 fn broken_mix(r: &Reading<'_>) -> Option<Finding> {
     let (strength, spread, low, high) = constant_errors(r, &WRONG_REQUEST)?;
+    // Wrong on the idle service already: no load makes a 404.
+    let unloaded = r.idle.is_some_and(|p| p.phase == ProbePhase::Idle) && low >= 0.2;
+    let strength = if unloaded && strength >= 0.6 {
+        strength.max(0.85)
+    } else {
+        strength
+    };
     let statuses = statuses(r, |s| s < 500 && s != 429);
     Some(
         Finding::new(Code::BrokenMix, strength)
@@ -568,7 +599,7 @@ fn redis_pool(r: &Reading<'_>) -> Option<Finding> {
     .fold(0.0, f64::max);
     Some(
         Finding::new(Code::RedisPool, strength)
-            .blind(!r.knows_cpu())
+            .blind(!r.knows_cpu() || (r.starved() && rejected <= 0.0))
             .figure_if(full, || {
                 format!(
                     "{:.0} requests use or wait for {:.0} Redis connections",
@@ -588,20 +619,43 @@ fn host_cpu(r: &Reading<'_>) -> Option<Finding> {
     r.at_limit?;
     let busy = r.figure("host_cpu_ratio")?;
     let steal = r.figure("host_steal_ratio").unwrap_or(0.0);
+    // A machine that is as full at the lowest rate is filled by others: that slows everything, and explains no limit.
+    let before = r.at_lowest("host_cpu_ratio").unwrap_or(0.0);
+    let by_others = ramp(before, 0.6, 0.85);
+    let wait = r.figure("thread_cpu_wait_max").unwrap_or(0.0);
     Some(
-        Finding::new(Code::HostCpu, 0.85 * ramp(busy, 0.85, 0.96))
-            .figure(format!("the machine is {} busy", pct(busy)))
-            .figure_if(steal > 0.02, || {
-                format!("{} of it taken by the hypervisor", pct(steal))
-            }),
+        Finding::new(
+            Code::HostCpu,
+            0.85 * ramp(busy, 0.85, 0.96) * (1.0 - 0.6 * by_others),
+        )
+        .blind(by_others > 0.0)
+        .figure(format!("the machine is {} busy", pct(busy)))
+        .figure_if(by_others > 0.0, || {
+            format!("{} at the lowest rate already: others use it", pct(before))
+        })
+        .figure_if(wait >= 0.3, || {
+            format!("the service's busiest thread waits {wait:.2} s a second for a CPU")
+        })
+        .figure_if(steal > 0.02, || {
+            format!("{} of it taken by the hypervisor", pct(steal))
+        }),
     )
+}
+
+/// What was carried later was only a bad moment of the generator.
+fn carried_later(r: &Reading<'_>, p: &Probe) -> bool {
+    r.valid.iter().any(|v| {
+        v.verdict == Verdict::Meets
+            && v.number > p.number
+            && v.measurement.offered.get() >= 0.98 * p.measurement.offered.get()
+    })
 }
 
 /// The generator's own trouble, by the rules that make a probe Void, and the one that looks like a slow service: all
 /// requests wait for too few connections while the service answers as fast as ever.
 #[allow(clippy::cast_precision_loss)]
 fn generator(r: &Reading<'_>) -> Option<Finding> {
-    let lowest_void = r.void.iter().min_by(|a, b| {
+    let lowest_void = r.void.iter().filter(|p| !carried_later(r, p)).min_by(|a, b| {
         a.measurement
             .offered
             .get()

@@ -67,6 +67,12 @@ impl Code {
         Self::FailingService,
     ];
 
+    /// The code with this name in files.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| c.name() == name)
+    }
+
     /// "D01" ... "D18".
     #[must_use]
     pub fn id(self) -> &'static str {

@@ -128,6 +128,20 @@ impl<'a> Reading<'a> {
             .or_else(|| self.failing.iter().filter_map(told).reduce(f64::max))
     }
 
+    /// A figure at the lowest rate that has it, where that lies well below the limit.
+    pub(super) fn at_lowest(&self, name: &str) -> Option<f64> {
+        let limit = self.at_limit?.measurement.offered.get();
+        self.valid
+            .iter()
+            .filter(|p| p.measurement.offered.get() <= limit / 2.0)
+            .filter_map(|p| {
+                let v = p.telemetry.get(name).copied().filter(|v| v.is_finite())?;
+                Some((p.measurement.offered.get(), v))
+            })
+            .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)))
+            .map(|(_, v)| v)
+    }
+
     /// The largest of all probes, of things that count however early they happened.
     pub(super) fn any(&self, name: &str) -> f64 {
         let all = self.valid.iter().chain(&self.void);
@@ -189,6 +203,14 @@ impl<'a> Reading<'a> {
         let (a, b) = (low.measurement.goodput_rps(), high.measurement.goodput_rps());
         let ratio = rate(&high) / rate(&low);
         (ratio > 1.0 && a > 0.0).then_some((ratio, b / a))
+    }
+
+    /// Others fill the machine while the service has next to nothing to do: what looks like a full pool may be a service
+    /// that does not get the CPU it may use.
+    pub(super) fn starved(&self) -> bool {
+        let unthrottled = self.figure("throttled_ratio").is_none_or(|t| t < 0.05);
+        let kept_waiting = self.figure("thread_cpu_wait_max").is_some_and(|w| w >= 0.3) && unthrottled;
+        kept_waiting || self.at_lowest("host_cpu_ratio").is_some_and(|h| h >= 0.85)
     }
 
     /// CPU was looked at: without it no other cause can be sure of itself.

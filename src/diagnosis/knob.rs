@@ -157,6 +157,53 @@ pub(super) fn next(code: Code, facts: &Facts) -> Option<String> {
     }
 }
 
+/// The kinds of knob that move what `code` names, in one direction or the other.
+pub(super) fn moved_by(code: Code) -> &'static [KnobKind] {
+    use KnobKind as K;
+    match code {
+        Code::PoolWait | Code::PoolTooLarge | Code::MaxConnections | Code::Database | Code::HostCpu => {
+            &[K::Pool, K::Overflow, K::Workers, K::Replicas]
+        }
+        Code::CpuQuota => &[K::Cpus, K::Replicas],
+        Code::OneCore => &[K::Workers, K::Replicas],
+        Code::Memory => &[K::Memory, K::Pool, K::Overflow, K::Workers],
+        Code::AcceptQueue => &[K::Backlog, K::Workers, K::Replicas],
+        Code::RedisPool => &[K::RedisPool, K::Workers, K::Replicas],
+        Code::DatabaseLocks
+        | Code::BrokenMix
+        | Code::RateLimiter
+        | Code::Generator
+        | Code::Several
+        | Code::NotReached
+        | Code::Unknown
+        | Code::FailingService => &[],
+    }
+}
+
+/// Whether a knob of this kind should help against `code`, and in which direction: true is up.
+pub(super) fn helps(code: Code, kind: KnobKind) -> Option<bool> {
+    use KnobKind as K;
+    match (code, kind) {
+        (Code::PoolWait, K::Pool)
+        | (Code::CpuQuota, K::Cpus)
+        | (Code::OneCore, K::Workers | K::Replicas)
+        | (Code::Memory, K::Memory)
+        | (Code::AcceptQueue, K::Backlog)
+        | (Code::RedisPool, K::RedisPool) => Some(true),
+        (Code::PoolTooLarge | Code::MaxConnections, K::Pool) => Some(false),
+        _ => None,
+    }
+}
+
+/// Nothing that is tuned moves it, whatever the parameters are.
+#[must_use]
+pub fn is_beyond_tuning(code: Code) -> bool {
+    matches!(
+        code,
+        Code::DatabaseLocks | Code::BrokenMix | Code::RateLimiter | Code::Generator | Code::FailingService
+    )
+}
+
 /// One end of a knob: its value and what was measured there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Side {

@@ -13,10 +13,14 @@ mod causes;
 mod code;
 mod evidence;
 mod knob;
+mod live;
 
 pub use code::Code;
 pub use evidence::{Evidence, Facts};
-pub use knob::{Effect, Knob, KnobKind, Side, compare_knob};
+pub use knob::{Effect, Knob, KnobKind, Side, compare_knob, is_beyond_tuning};
+pub use live::{
+    Extremes, KnobFinding, binds_at, extremes, knob_findings, nothing_to_move, study_noise, without_frozen,
+};
 
 use serde::{Deserialize, Serialize};
 

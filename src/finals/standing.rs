@@ -8,9 +8,12 @@ use crate::units::Rps;
 /// Chance of a false win, over all looks and finalists.
 const ALPHA: f64 = 0.025;
 /// The first finalist's part of it: the search has pointed at it before the finals began.
-const FIRST_SHARE: f64 = 0.6;
-/// What is known of the noise counts as this many degrees of freedom.
-const PRIOR_FREEDOM: f64 = 4.0;
+const FIRST_SHARE: f64 = 0.8;
+/// Before so many pairs what is known of the noise counts as this many degrees of freedom.
+const ENOUGH: usize = 4;
+const EARLY_FREEDOM: f64 = 4.0;
+/// What is known of the noise counts as this many degrees of freedom afterwards.
+const PRIOR_FREEDOM: f64 = 12.0;
 /// The noise is never taken for smaller than this, nor than that where few rounds can contradict it.
 const LEAST_NOISE: f64 = 0.03;
 const SHORT_NOISE: f64 = 0.10;
@@ -20,7 +23,7 @@ const TIE: f64 = 0.03;
 /// A finalist this many deviations behind the best leaves.
 const BEHIND: f64 = 2.5;
 /// Chance of still winning under which a finalist is given up, from this round on.
-const HOPELESS: f64 = 0.02;
+const HOPELESS: f64 = 0.005;
 const PATIENCE: u32 = 4;
 /// Relative range between repeats above which a config is unstable (TUNA), where the baseline's is smaller.
 const UNSTABLE: f64 = 0.30;
@@ -202,8 +205,16 @@ impl<'a> Standing<'a> {
         };
         let noise = self.plan.noise.get().max(least);
         let prior = 2.0 * noise * noise + known;
-        let freedom = PRIOR_FREEDOM + n as f64 - 1.0;
-        let spread = ((PRIOR_FREEDOM * prior + squares) / freedom).sqrt();
+        // Where the pairs scatter more than the search did, what it learned is worth less: they are believed.
+        let sample = squares / (n as f64 - 1.0).max(1.0);
+        // Two or three pairs say too little of their own scatter for that.
+        let weight = if n < ENOUGH {
+            EARLY_FREEDOM
+        } else {
+            PRIOR_FREEDOM * (prior / sample.max(prior)).powi(2)
+        };
+        let freedom = weight + n as f64 - 1.0;
+        let spread = ((weight * prior + squares) / freedom).sqrt();
         let n = n as u32;
         let reach = if n < FIRST_LOOK {
             f64::INFINITY
@@ -448,6 +459,8 @@ pub(super) fn judge(s: &Standing<'_>, look: Look) -> Option<Decision> {
     })?;
     let verdict = match place {
         Place::Worse | Place::Failed => FinalVerdict::Worse,
+        // Left behind by finalists that did not win either.
+        Place::Open if g.is_some_and(|g| g.pairs >= FIRST_LOOK) => FinalVerdict::NoGain,
         Place::Open => FinalVerdict::Undecided,
         _ => FinalVerdict::NoGain,
     };

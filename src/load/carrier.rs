@@ -33,20 +33,11 @@ pub(super) async fn run(core: Arc<Core>, slot: usize, at: usize, expired: Arc<At
     if let Some(lane) = core.state().lanes.get_mut(at) {
         lane.opening -= 1;
     }
-    let mut last_used = core.clock.now();
-    let mut reused = false;
-    while let Some(job) = next_job(&core, slot, at, &mut link, &expired).await {
-        let retry_after = (reused, core.clock.now().saturating_sub(last_used) >= IDLE_CLOSE);
-        if carry(&core, slot, at, &mut link, job, retry_after, &expired)
-            .await
-            .is_break()
-        {
-            break;
-        }
-        last_used = core.clock.now();
-        reused = true;
-        if !core.setup.keep_alive {
-            break;
+    let mut last_used = None;
+    while let Some(job) = next_job(&core, slot, at, &mut link).await {
+        match carry(&core, slot, at, &mut link, job, last_used, &expired).await {
+            ControlFlow::Continue(ended) if core.setup.keep_alive => last_used = Some(ended),
+            _ => break,
         }
     }
     drop(link);
@@ -54,20 +45,8 @@ pub(super) async fn run(core: Arc<Core>, slot: usize, at: usize, expired: Arc<At
 }
 
 /// Waits until the connection can take a request and there is one; None when the connection is finished.
-async fn next_job(
-    core: &Arc<Core>,
-    slot: usize,
-    at: usize,
-    link: &mut Link,
-    expired: &AtomicBool,
-) -> Option<Job> {
-    // A server may answer before it has read the whole request; until that is settled the old deadline holds.
-    let ready = poll_fn(|cx| match link.poll_closed(cx) {
-        Poll::Ready(()) => Poll::Ready(false),
-        Poll::Pending if link.is_ready() => Poll::Ready(true),
-        Poll::Pending => Poll::Pending,
-    });
-    if !until(expired, ready).await.unwrap_or(false) {
+async fn next_job(core: &Arc<Core>, slot: usize, at: usize, link: &mut Link) -> Option<Job> {
+    if !link.is_open().await {
         return None;
     }
     {
@@ -94,30 +73,24 @@ async fn next_job(
     .await
 }
 
-/// Carries one request to its end. Breaks when the connection is of no use afterwards.
+/// Carries one request to its end, and tells when that was. Breaks when the connection is of no use afterwards. `last_used` is the end of
+/// the request before on this connection.
 async fn carry(
     core: &Arc<Core>,
     slot: usize,
     at: usize,
     link: &mut Link,
     mut job: Job,
-    (reused, idled): (bool, bool),
+    last_used: Option<u64>,
     expired: &AtomicBool,
-) -> ControlFlow<()> {
+) -> ControlFlow<(), u64> {
     let mix = &core.setup.mix;
+    let now = core.clock.now();
     let (Some(request), Some(expectation)) = (mix.request(job.pick, at), mix.expectation(job.pick)) else {
         // The preparation excludes it; should it happen all the same, it is ours.
-        core.ended(
-            &mut core.state(),
-            &job,
-            core.clock.now(),
-            OutcomeClass::Shed,
-            None,
-            at,
-        );
-        return ControlFlow::Continue(());
+        core.ended(&mut core.state(), &job, now, OutcomeClass::Shed, None, at);
+        return ControlFlow::Continue(now);
     };
-    let now = core.clock.now();
     {
         let s = &mut *core.state();
         let deadline = job.due.saturating_add(core.timeout);
@@ -133,16 +106,18 @@ async fn carry(
         }
     }
     job.sent = Some(now);
-    let outcome = until(expired, link.exchange(request, expectation, false)).await;
+    let outcome = until(expired, link.exchange(&request, expectation, false)).await;
     expired.store(false, Ordering::Relaxed);
     let at_end = core.clock.now();
     let s = &mut *core.state();
     match outcome {
         Some(Ok(answer)) => {
             core.ended(s, &job, at_end, answer.class, Some(answer.status), at);
-            return ControlFlow::Continue(());
+            return ControlFlow::Continue(at_end);
         }
-        Some(Err(broken)) if !job.retried && may_repeat(&broken, reused, idled) => {
+        Some(Err(broken))
+            if !job.retried && may_repeat(&broken, last_used.map(|l| now.saturating_sub(l))) =>
+        {
             s.retried += 1;
             s.waiting += 1;
             job.retried = true;
@@ -158,8 +133,9 @@ async fn carry(
 
 /// Whether a broken exchange met the close of an idle connection, which is nobody's failure: nothing of the answer came, and either
 /// nothing of the request left, or the connection had idled long enough for a server to give it up.
-fn may_repeat(broken: &Broken, reused: bool, idled: bool) -> bool {
-    broken.class == OutcomeClass::ResetBeforeFirstByte && (broken.unsent || (reused && idled))
+fn may_repeat(broken: &Broken, idle: Option<u64>) -> bool {
+    broken.class == OutcomeClass::ResetBeforeFirstByte
+        && (broken.unsent || idle.is_some_and(|idle| idle >= IDLE_CLOSE))
 }
 
 /// `work`, or None once `expired` is set (whoever sets it wakes the task).

@@ -18,7 +18,7 @@ use super::interval::Interval;
 use super::ledger::Ledger;
 use super::mix::Picks;
 use super::pool::{Core, Setup};
-use super::schedule::{Part, Schedule, on_grid, quantum};
+use super::schedule::{Part, Schedule, slack};
 use crate::measurement::{Bin, GeneratorHealth, Measurement};
 use crate::units::Rps;
 
@@ -149,7 +149,7 @@ async fn pace(
     let begin = core.state().ledger.begin();
     let end = begin.saturating_add(window);
     let start = begin - as_nanos(order.lead_in);
-    let step = as_nanos(quantum(order.rate));
+    let slack = as_nanos(slack(order.rate));
     let mut schedule = Schedule::new(order.rate, core.setup.arrivals, order.seed, Part::WHOLE);
     let mut picks = Picks::new(&core.setup.mix, order.seed);
     let mut next = start + schedule.next_offset();
@@ -173,7 +173,7 @@ async fn pace(
             if now >= s.next_sweep {
                 core.sweep(s, now);
             }
-            wake = (start + on_grid(next - start, step)).min(s.next_sweep).min(end);
+            wake = next.saturating_add(slack).min(s.next_sweep).min(end);
             if before.is_none() {
                 wake = wake.min(begin);
             }

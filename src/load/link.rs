@@ -1,20 +1,18 @@
 //! One connection: opened, used for one exchange after the other, and every way in which it can fail told apart.
 //!
-//! HTTP is hyper's; its connection is polled in the task that uses it, which costs one wake an answer instead of two. Bodies are read
-//! to their end and thrown away, except the first bytes of answers that are not good. Deadlines are not kept here: whoever
-//! awaits an exchange drops it.
+//! A request is bytes made ahead (`mix`), an answer is decoded as it comes (`answer`); here are the socket between them and the buffer.
+//! Bodies are read to their end and thrown away, except the first bytes of answers that are not good. Deadlines are not
+//! kept here: whoever awaits an exchange drops it, and the connection with it.
+
+#[cfg(any(test, fuzzing))]
+mod replay;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use hyper::Request;
-use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -22,30 +20,31 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::LoadError;
+use super::answer::{Decoder, NotHttp};
 use super::classify::{self, ERROR_TEXT, Finder};
 use super::endpoint::Endpoint;
-use super::mix::{Body, Expectation};
+use super::mix::{Expectation, Message};
 use crate::measurement::OutcomeClass;
+
+#[cfg(fuzzing)]
+pub use replay::check;
 
 /// Most bytes of an answer's head, and of what is read at once.
 const HEAD_BYTES: usize = 64 * 1024;
+/// What is read at once to begin with; it grows where answers are longer.
+const FIRST_READ: usize = 4 * 1024;
 /// Most bytes of a body; what is longer has no end for our purposes.
 const BODY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A connection that can carry the next exchange.
 pub(super) struct Link {
-    sender: http1::SendRequest<Body>,
-    connection: http1::Connection<TokioIo<Wire>, Body>,
-    /// The connection future is finished and must not be polled again.
+    stream: Stream,
+    buffer: Vec<u8>,
+    /// The part of the buffer that was read and not yet decoded.
+    from: usize,
+    to: usize,
+    /// It has ended, or must not be used again.
     done: bool,
-    traffic: Arc<Traffic>,
-}
-
-/// Bytes that crossed the wire, to tell a reset before the answer from one inside it.
-#[derive(Debug, Default)]
-struct Traffic {
-    read: AtomicU64,
-    written: AtomicU64,
 }
 
 /// A complete answer.
@@ -90,7 +89,6 @@ impl Link {
             .map_err(|e| io_error(&e))?;
         // Requests are small and are to leave when they are due.
         tcp.set_nodelay(true).map_err(|e| io_error(&e))?;
-        let traffic = Arc::new(Traffic::default());
         let stream = match (endpoint.tls, tls) {
             (true, Some(connector)) => {
                 let malformed = |why: String| NotOpened {
@@ -111,128 +109,200 @@ impl Link {
             }
             _ => Stream::Plain(tcp),
         };
-        let wire = Wire {
-            stream,
-            traffic: Arc::clone(&traffic),
-        };
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD_BYTES)
-            .handshake(TokioIo::new(wire))
-            .await
-            .map_err(|e| NotOpened {
-                class: OutcomeClass::Malformed,
-                why: e.to_string(),
-            })?;
-        Ok(Self {
-            sender,
-            connection,
-            done: false,
-            traffic,
-        })
+        Ok(Self::over(stream))
     }
 
-    /// Drives the connection; ready when it is finished.
+    /// On a stream that is open.
+    fn over(stream: Stream) -> Self {
+        Self {
+            stream,
+            buffer: vec![0; FIRST_READ],
+            from: 0,
+            to: 0,
+            done: false,
+        }
+    }
+
+    /// Whether it can carry another exchange.
+    pub(super) async fn is_open(&mut self) -> bool {
+        poll_fn(|cx| Poll::Ready(self.poll_closed(cx).is_pending())).await
+    }
+
+    /// While nothing is under way: ready when the connection is finished. A server has nothing to say now, so anything it says ends it.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.done && Pin::new(&mut self.connection).poll(cx).is_ready() {
+        if !self.done {
+            ready!(self.stream.poll_read(cx, &mut self.buffer)).ok();
             self.done = true;
         }
-        if self.done { Poll::Ready(()) } else { Poll::Pending }
+        Poll::Ready(())
     }
 
-    /// Whether the next request can be written at once.
-    pub(super) fn is_ready(&self) -> bool {
-        !self.done && self.sender.is_ready()
-    }
-
-    /// Sends `request` and reads the answer to its end. `keep` keeps the begin of good bodies too.
+    /// Sends `message` and reads the answer to its end. `keep` keeps the begin of good bodies too.
     pub(super) async fn exchange(
         &mut self,
-        request: Request<Body>,
+        message: &Message,
         expectation: &Expectation,
         keep: bool,
     ) -> Result<Answer, Broken> {
-        let before = (
-            self.traffic.read.load(Ordering::Relaxed),
-            self.traffic.written.load(Ordering::Relaxed),
-        );
-        let head = {
-            let mut answer = pin!(self.sender.try_send_request(request));
-            let (connection, done) = (&mut self.connection, &mut self.done);
-            poll_fn(|cx| {
-                if !*done && Pin::new(&mut *connection).poll(cx).is_ready() {
-                    *done = true;
-                }
-                match answer.as_mut().poll(cx) {
-                    Poll::Ready(r) => Poll::Ready(r.map_err(|e| e.into_error().to_string_with_kind())),
-                    // A finished connection has told its exchange, so this does not happen; waiting would be for ever.
-                    Poll::Pending if *done => {
-                        Poll::Ready(Err((Kind::Closed, "connection closed".to_owned())))
-                    }
-                    Poll::Pending => Poll::Pending,
-                }
-            })
-            .await
+        let mut turn = Turn {
+            decoder: Decoder::new(message.to_head),
+            written: 0,
+            write_over: false,
+            any_read: false,
+            reader: Reader {
+                bytes: 0,
+                text: Vec::new(),
+                keep: 0,
+                finder: Finder::new(None),
+            },
         };
-        let response = match head {
-            Ok(r) => r,
-            Err((kind, why)) => return Err(self.broken(before, kind, None, why)),
-        };
-        let status = response.status().as_u16();
-        let good = classify::status_is_good(status, expectation);
-        let mut reader = Reader {
-            bytes: 0,
-            text: Vec::new(),
-            keep: if good && !keep { 0 } else { ERROR_TEXT },
-            finder: Finder::new(expectation.text.as_deref().filter(|_| good)),
-        };
-        if let Err((kind, why)) = self.read(response.into_body(), &mut reader).await {
-            return Err(self.broken(before, kind, Some(status), why));
+        let result = poll_fn(|cx| self.poll_exchange(cx, message, expectation, keep, &mut turn)).await;
+        // An answer before the whole request was taken, or more than an answer: nothing can follow that.
+        self.done |= result.is_err()
+            || message.closes
+            || !turn.decoder.keep_alive()
+            || turn.written < message.len()
+            || self.from < self.to;
+        match (result, turn.decoder.status()) {
+            (Ok(()), Some(status)) => Ok(Answer {
+                status,
+                class: classify::answer(status, expectation, turn.reader.finder.found(), &turn.reader.text),
+                bytes: turn.reader.bytes,
+                text: turn.reader.text,
+            }),
+            (Ok(()), None) => Err(turn.broken(End::Closed("it ended without an answer".into()))),
+            (Err(end), _) => Err(turn.broken(end)),
         }
-        let class = classify::answer(status, expectation, reader.finder.found(), &reader.text);
-        Ok(Answer {
-            status,
-            class,
-            bytes: reader.bytes,
-            text: reader.text,
-        })
     }
 
-    async fn read(&mut self, mut body: Incoming, reader: &mut Reader<'_>) -> Result<(), (Kind, String)> {
-        while !body.is_end_stream() {
-            let frame = poll_fn(|cx| {
-                if let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) {
-                    return Poll::Ready(frame);
+    /// Writes what is left of the request and reads what there is of the answer. Both at once, since a server may answer, or
+    /// stop reading, before it has taken all of a long body.
+    fn poll_exchange<'e>(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: &Message,
+        expectation: &'e Expectation,
+        keep: bool,
+        turn: &mut Turn<'e>,
+    ) -> Poll<Result<(), End>> {
+        if !turn.write_over {
+            turn.write_over = self.poll_send(cx, message, &mut turn.written);
+        }
+        loop {
+            self.make_room()?;
+            let room = self.buffer.get_mut(self.to..).unwrap_or_default();
+            let n = match ready!(self.stream.poll_read(cx, room)) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    return Poll::Ready(Err(End::Malformed(e.to_string())));
                 }
-                // Finished or not, what it still had to say about the body is in the body's channel now.
-                let _ = self.poll_closed(cx);
-                Pin::new(&mut body).poll_frame(cx)
-            })
-            .await;
-            match frame {
-                None => break,
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        reader.take(data)?;
-                    }
-                }
-                Some(Err(e)) => return Err(e.to_string_with_kind()),
+                Err(e) => return Poll::Ready(Err(End::Closed(e.to_string()))),
+            };
+            if n == 0 {
+                return Poll::Ready(match turn.decoder.end() {
+                    true => Ok(()),
+                    false => Err(End::Closed("the server closed the connection".into())),
+                });
+            }
+            turn.any_read = true;
+            self.to += n;
+            let held = self.buffer.get(self.from..self.to).unwrap_or_default();
+            self.from += turn.decode(held, expectation, keep)?;
+            if turn.decoder.is_done() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Whether there is nothing more to write: all of it has left, or the server does not take it. What the server had to say is
+    /// then in what can still be read.
+    fn poll_send(&mut self, cx: &mut Context<'_>, message: &Message, written: &mut usize) -> bool {
+        while *written < message.len() {
+            let part = message.from(*written);
+            match self.stream.poll_write(cx, part) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(n)) if n > 0 => *written += n,
+                Poll::Ready(_) => return true,
+            }
+        }
+        // TLS keeps records back until it is flushed.
+        self.stream.poll_flush(cx).is_ready()
+    }
+
+    /// Makes room behind what is in the buffer, which grows until it holds the longest head; what is longer has no end.
+    fn make_room(&mut self) -> Result<(), End> {
+        if self.from == self.to {
+            // A read that filled the buffer: there is more to come.
+            if self.to == self.buffer.len() && self.to < HEAD_BYTES {
+                self.buffer.resize(self.to * 2, 0);
+            }
+            (self.from, self.to) = (0, 0);
+        } else if self.to == self.buffer.len() {
+            if self.from > 0 {
+                self.buffer.copy_within(self.from..self.to, 0);
+                (self.from, self.to) = (0, self.to - self.from);
+            } else if self.to < HEAD_BYTES {
+                self.buffer.resize(self.to * 2, 0);
+            } else {
+                return Err(End::Malformed(format!(
+                    "the head is longer than {} KiB",
+                    HEAD_BYTES >> 10
+                )));
             }
         }
         Ok(())
     }
+}
 
-    fn broken(&self, before: (u64, u64), kind: Kind, status: Option<u16>, why: String) -> Broken {
-        let unread = self.traffic.read.load(Ordering::Relaxed) == before.0;
-        let unsent = self.traffic.written.load(Ordering::Relaxed) == before.1;
-        let class = match kind {
-            Kind::Malformed => OutcomeClass::Malformed,
-            Kind::Closed if unread => OutcomeClass::ResetBeforeFirstByte,
-            Kind::Closed => OutcomeClass::ResetInBody,
+/// One exchange under way.
+struct Turn<'e> {
+    decoder: Decoder,
+    written: usize,
+    /// There is nothing more to write, or the server takes no more.
+    write_over: bool,
+    any_read: bool,
+    reader: Reader<'e>,
+}
+
+/// Why there is no complete answer.
+enum End {
+    Malformed(String),
+    Closed(String),
+}
+
+impl<'e> Turn<'e> {
+    /// Decodes what it can of `held`, and tells how much that was.
+    fn decode(&mut self, held: &[u8], expectation: &'e Expectation, keep: bool) -> Result<usize, End> {
+        let (decoder, reader) = (&mut self.decoder, &mut self.reader);
+        let malformed = |why: NotHttp| End::Malformed(why.to_owned());
+        let mut taken = 0;
+        if decoder.status().is_none() {
+            // The head alone: what is done with the body depends on the status.
+            taken = decoder.head(held).map_err(malformed)?;
+            let Some(status) = decoder.status() else {
+                return Ok(taken);
+            };
+            let good = classify::status_is_good(status, expectation);
+            reader.keep = if good && !keep { 0 } else { ERROR_TEXT };
+            reader.finder = Finder::new(expectation.text.as_deref().filter(|_| good));
+        }
+        let rest = held.get(taken..).unwrap_or_default();
+        Ok(taken
+            + decoder
+                .body(rest, &mut |data| reader.take(data))
+                .map_err(malformed)?)
+    }
+
+    fn broken(&self, end: End) -> Broken {
+        let (class, why) = match end {
+            End::Malformed(why) => (OutcomeClass::Malformed, why),
+            End::Closed(why) if self.any_read => (OutcomeClass::ResetInBody, why),
+            End::Closed(why) => (OutcomeClass::ResetBeforeFirstByte, why),
         };
         Broken {
             class,
-            status,
-            unsent: unsent && unread,
+            status: self.decoder.status(),
+            unsent: self.written == 0 && !self.any_read,
             why,
         }
     }
@@ -263,21 +333,18 @@ pub(super) fn tls_connector() -> Result<Tls, LoadError> {
     Ok(Tls(TlsConnector::from(Arc::new(config))))
 }
 
-struct Reader<'a> {
+struct Reader<'e> {
     bytes: u64,
     text: Vec<u8>,
     keep: usize,
-    finder: Finder<'a>,
+    finder: Finder<'e>,
 }
 
 impl Reader<'_> {
-    fn take(&mut self, data: &Bytes) -> Result<(), (Kind, String)> {
+    fn take(&mut self, data: &[u8]) -> Result<(), NotHttp> {
         self.bytes += data.len() as u64;
         if self.bytes > BODY_BYTES {
-            return Err((
-                Kind::Malformed,
-                format!("the body is longer than {} MiB", BODY_BYTES >> 20),
-            ));
+            return Err("the body is longer than 64 MiB");
         }
         let room = self.keep.saturating_sub(self.text.len());
         self.text
@@ -287,105 +354,41 @@ impl Reader<'_> {
     }
 }
 
-/// What an error of hyper says about the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Malformed,
-    Closed,
-}
-
-trait ToKind {
-    fn to_string_with_kind(&self) -> (Kind, String);
-}
-
-impl ToKind for hyper::Error {
-    fn to_string_with_kind(&self) -> (Kind, String) {
-        let source = std::error::Error::source(self);
-        let io = source
-            .and_then(|s| s.downcast_ref::<io::Error>())
-            .map(io::Error::kind);
-        let chunked_garbage = matches!(io, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput));
-        let malformed = (self.is_parse() && !self.is_incomplete_message()) || chunked_garbage;
-        let why = source.map_or_else(|| self.to_string(), |s| format!("{self}: {s}"));
-        (if malformed { Kind::Malformed } else { Kind::Closed }, why)
-    }
-}
-
-/// The stream under a connection, counting.
-struct Wire {
-    stream: Stream,
-    traffic: Arc<Traffic>,
-}
-
+/// The stream under a connection.
 enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(any(test, fuzzing))]
+    Replay(replay::Replay),
 }
 
-macro_rules! on_stream {
-    ($self:expr, $s:ident => $call:expr) => {
-        match &mut $self.stream {
-            Stream::Plain($s) => {
-                let $s = Pin::new($s);
-                $call
-            }
-            Stream::Tls($s) => {
-                let $s = Pin::new($s.as_mut());
-                $call
-            }
-        }
-    };
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = on_stream!(self, s => s.poll_read(cx, buf));
-        let read = (buf.filled().len() - before) as u64;
-        if read > 0 {
-            self.traffic.read.fetch_add(read, Ordering::Relaxed);
-        }
-        result
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = on_stream!(self, s => s.poll_write(cx, buf));
-        if let Poll::Ready(Ok(n)) = result {
-            self.traffic.written.fetch_add(n as u64, Ordering::Relaxed);
-        }
-        result
+impl Stream {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(into);
+        ready!(match self {
+            Self::Plain(s) => Pin::new(s).poll_read(cx, &mut buffer),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, &mut buffer),
+            #[cfg(any(test, fuzzing))]
+            Self::Replay(s) => Pin::new(s).poll_read(cx, &mut buffer),
+        })?;
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = on_stream!(self, s => s.poll_write_vectored(cx, bufs));
-        if let Poll::Ready(Ok(n)) = result {
-            self.traffic.written.fetch_add(n as u64, Ordering::Relaxed);
-        }
-        result
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(s) => s.is_write_vectored(),
-            Stream::Tls(s) => s.is_write_vectored(),
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, bytes),
+            #[cfg(any(test, fuzzing))]
+            Self::Replay(s) => Pin::new(s).poll_write(cx, bytes),
         }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_stream!(self, s => s.poll_flush(cx))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_stream!(self, s => s.poll_shutdown(cx))
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_flush(cx),
+            #[cfg(any(test, fuzzing))]
+            Self::Replay(s) => Pin::new(s).poll_flush(cx),
+        }
     }
 }

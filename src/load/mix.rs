@@ -1,27 +1,29 @@
-//! The request mix, prepared ahead: what a request costs in the hot path is a few reference counts, and one
-//! formatted path or body where it has variables. Pure.
+//! The request mix, prepared ahead as the bytes that are sent: what a request costs in the hot path is a reference count, or one
+//! text put together where it has variables. Pure.
 //!
 //! Which request an arrival is follows a Weyl sequence (Weyl 1916; Knuth, TAOCP 3, 6.4, "Fibonacci hashing"): the fractional
 //! parts of `offset + i * phi` spread evenly, so every stretch of a probe holds the mix's shares almost exactly. Independent draws
 //! would put the noise of the draw (18 % for 30 expensive requests) into every comparison of two probes.
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{ACCEPT, CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{HeaderMap, Method, Request, Uri};
+use hyper::header::{
+    ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, USER_AGENT,
+};
+use hyper::{HeaderMap, Method, Uri};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::LoadError;
+use super::classify;
 use super::endpoint::Endpoint;
 use crate::spec::{LoadSpec, RequestSpec, VarSource};
 
 /// 2^64 / golden ratio, odd.
 const WEYL: u64 = 0x9E37_79B9_7F4A_7C15;
-/// Longest path with its variables filled in; hyper's own limit is 65,534.
+/// Longest path with its variables filled in; the longest that the URI type checks is 65,534.
 const LONGEST_PATH: usize = 60_000;
-
-pub(super) type Body = Full<Bytes>;
+/// A body up to so many bytes is kept behind its head, so that both leave in one write.
+const SMALL_BODY: usize = 16 * 1024;
 
 /// What makes an answer good.
 #[derive(Debug, Clone)]
@@ -32,8 +34,46 @@ pub(super) struct Expectation {
     pub(super) text: Option<Vec<u8>>,
 }
 
+/// A request as its bytes (RFC 9112).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Message {
+    /// The head, and behind it a small body.
+    head: Bytes,
+    /// A body that is not small.
+    body: Bytes,
+    /// Its answer has no body.
+    pub(super) to_head: bool,
+    /// It asks for the connection to be closed after the answer.
+    pub(super) closes: bool,
+}
+
+impl Message {
+    /// Of these bytes.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn of(bytes: &'static [u8]) -> Self {
+        Self {
+            head: Bytes::from_static(bytes),
+            body: Bytes::new(),
+            to_head: false,
+            closes: false,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+
+    /// What is to be written once `written` bytes are: a part, until there is none.
+    pub(super) fn from(&self, written: usize) -> &[u8] {
+        match self.head.get(written..) {
+            Some(rest) if !rest.is_empty() => rest,
+            _ => self.body.get(written - self.head.len()..).unwrap_or_default(),
+        }
+    }
+}
+
 /// What an arrival sends: drawn when it is due, made into a request when it is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pick {
     /// Number of the arrival.
     pub(super) number: u64,
@@ -57,20 +97,18 @@ struct Kind {
     method: Method,
     /// One for each endpoint: their prefixes and hosts differ.
     targets: Vec<Target>,
-    body: Text<Bytes>,
+    body: Vec<Piece>,
     expectation: Expectation,
 }
 
 #[derive(Debug)]
 struct Target {
-    path: Text<Uri>,
-    headers: HeaderMap,
-}
-
-#[derive(Debug)]
-enum Text<T> {
-    Fixed(T),
-    Filled(Vec<Piece>),
+    path: Vec<Piece>,
+    /// Version and headers, without the length of the body and the empty line.
+    headers: Vec<u8>,
+    closes: bool,
+    /// The whole request, where it has no variables.
+    ready: Option<Message>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -152,11 +190,29 @@ impl Mix {
             .iter()
             .map(|r| Kind::prepare(r, spec, &vars, endpoints))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self {
+        let mut mix = Self {
             shares: shares(&spec.requests)?,
             kinds,
             vars,
-        })
+        };
+        mix.make_ready();
+        Ok(mix)
+    }
+
+    /// Makes the requests that have no variables.
+    fn make_ready(&mut self) {
+        let mut kinds = std::mem::take(&mut self.kinds);
+        for kind in &mut kinds {
+            let mut targets = std::mem::take(&mut kind.targets);
+            for target in &mut targets {
+                let mut pieces = target.path.iter().chain(&kind.body);
+                if pieces.all(|p| matches!(p, Piece::Literal(_))) {
+                    target.ready = Some(self.compose(kind, target, Pick::default()));
+                }
+            }
+            kind.targets = targets;
+        }
+        self.kinds = kinds;
     }
 
     /// Number of requests in the mix.
@@ -174,26 +230,49 @@ impl Mix {
         Some(&self.kinds.get(usize::from(pick.kind))?.expectation)
     }
 
-    /// The request of `pick` for `endpoint`; None when its variables make a path that is none, which the
-    /// preparation has excluded.
-    pub(super) fn request(&self, pick: Pick, endpoint: usize) -> Option<Request<Body>> {
+    /// The request of `pick` for `endpoint`; None when there is no such request or endpoint.
+    pub(super) fn request(&self, pick: Pick, endpoint: usize) -> Option<Message> {
         let kind = self.kinds.get(usize::from(pick.kind))?;
         let target = kind.targets.get(endpoint)?;
-        let uri = match &target.path {
-            Text::Fixed(uri) => uri.clone(),
-            Text::Filled(pieces) => {
-                Uri::from_maybe_shared(Bytes::from(self.fill(pieces, pick, push_in_url))).ok()?
+        Some(match &target.ready {
+            Some(message) => message.clone(),
+            None => self.compose(kind, target, pick),
+        })
+    }
+
+    /// "GET /items/7", variables filled in.
+    pub(super) fn line(&self, pick: Pick, endpoint: usize) -> Option<String> {
+        let kind = self.kinds.get(usize::from(pick.kind))?;
+        let path = self.fill(&kind.targets.get(endpoint)?.path, pick, push_in_url);
+        Some(format!("{} {}", kind.method, String::from_utf8_lossy(&path)))
+    }
+
+    fn compose(&self, kind: &Kind, target: &Target, pick: Pick) -> Message {
+        let body = self.fill(&kind.body, pick, |out, v| out.extend_from_slice(v));
+        let mut head = Vec::with_capacity(256 + target.headers.len() + body.len().min(SMALL_BODY));
+        head.extend_from_slice(kind.method.as_str().as_bytes());
+        head.push(b' ');
+        head.extend_from_slice(&self.fill(&target.path, pick, push_in_url));
+        head.extend_from_slice(&target.headers);
+        // A method that means a body says so when there is none (RFC 9110, 8.6).
+        let means_body = matches!(kind.method, Method::POST | Method::PUT | Method::PATCH);
+        if means_body || !body.is_empty() {
+            head.extend_from_slice(format!("{CONTENT_LENGTH}: {}\r\n", body.len()).as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        let body = match body.len() {
+            0..=SMALL_BODY => {
+                head.extend_from_slice(&body);
+                Bytes::new()
             }
+            _ => Bytes::from(body),
         };
-        let body = match &kind.body {
-            Text::Fixed(bytes) => bytes.clone(),
-            Text::Filled(pieces) => Bytes::from(self.fill(pieces, pick, |out, v| out.extend_from_slice(v))),
-        };
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = kind.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = target.headers.clone();
-        Some(request)
+        Message {
+            head: Bytes::from(head),
+            body,
+            to_head: kind.method == Method::HEAD,
+            closes: target.closes,
+        }
     }
 
     fn fill(&self, pieces: &[Piece], pick: Pick, push: impl Fn(&mut Vec<u8>, &[u8])) -> Vec<u8> {
@@ -238,18 +317,18 @@ impl Kind {
         let targets = endpoints
             .iter()
             .map(|e| {
+                let map = headers(spec, r, e).map_err(&bad)?;
                 Ok(Target {
                     path: path(&format!("{}{}", e.prefix, r.path), vars).map_err(&bad)?,
-                    headers: headers(spec, r, e).map_err(&bad)?,
+                    headers: header_lines(&map),
+                    closes: map
+                        .get_all(CONNECTION)
+                        .iter()
+                        .any(|v| classify::contains(&v.as_bytes().to_ascii_lowercase(), b"close")),
+                    ready: None,
                 })
             })
             .collect::<Result<Vec<_>, LoadError>>()?;
-        let body = match pieces(r.body.as_deref().unwrap_or_default(), vars) {
-            p if p.iter().all(|p| matches!(p, Piece::Literal(_))) => {
-                Text::Fixed(Bytes::from(r.body.clone().unwrap_or_default()))
-            }
-            p => Text::Filled(p),
-        };
         let expectation = Expectation {
             statuses: r.expect.clone(),
             text: r.expect_body.as_ref().map(|t| t.clone().into_bytes()),
@@ -257,7 +336,7 @@ impl Kind {
         Ok(Self {
             method,
             targets,
-            body,
+            body: pieces(r.body.as_deref().unwrap_or_default(), vars),
             expectation,
         })
     }
@@ -284,6 +363,11 @@ fn headers(spec: &LoadSpec, r: &RequestSpec, e: &Endpoint) -> Result<HeaderMap, 
             // The value may be a secret: it is not shown.
             let v = HeaderValue::from_str(value)
                 .map_err(|_| format!("the value of {scope} header `{name}` cannot be sent"))?;
+            if n == CONTENT_LENGTH || n == TRANSFER_ENCODING {
+                return Err(format!(
+                    "leave header `{name}` out: the body is sent with its own length"
+                ));
+            }
             // The nearer scope replaces the farther; within one scope a name may stand twice.
             if seen.contains(&n) {
                 map.append(n, v);
@@ -296,15 +380,31 @@ fn headers(spec: &LoadSpec, r: &RequestSpec, e: &Endpoint) -> Result<HeaderMap, 
     Ok(map)
 }
 
-fn path(text: &str, vars: &[Var]) -> Result<Text<Uri>, String> {
-    let pieces = pieces(text.as_bytes(), vars);
+/// Version and headers as they are sent.
+fn header_lines(map: &HeaderMap) -> Vec<u8> {
+    let mut out = b" HTTP/1.1\r\n".to_vec();
+    for (name, value) in map {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    out
+}
+
+fn path(text: &str, vars: &[Var]) -> Result<Vec<Piece>, String> {
+    let mut pieces = pieces(text.as_bytes(), vars);
     let mut longest = 0;
-    for p in &pieces {
+    for p in &mut pieces {
         longest += match p {
             Piece::Literal(t) if t.iter().any(|b| matches!(b, b'{' | b'}')) => {
                 return Err("its path names a variable that [load.vars] does not define".into());
             }
-            Piece::Literal(t) => t.len(),
+            Piece::Literal(t) => {
+                let mut encoded = Vec::with_capacity(t.len());
+                push_in_url(&mut encoded, t);
+                *t = encoded;
+                t.len()
+            }
             Piece::Var(at) => match vars.get(*at).map(|v| &v.source) {
                 Some(VarSource::Values(values)) => values.iter().map(|v| v.len() * 3).max().unwrap_or(0),
                 _ => 20,
@@ -314,15 +414,11 @@ fn path(text: &str, vars: &[Var]) -> Result<Text<Uri>, String> {
     if longest > LONGEST_PATH {
         return Err(format!("its path can become longer than {LONGEST_PATH} bytes"));
     }
-    let fixed = |t: &[u8]| {
-        let mut out = Vec::with_capacity(t.len());
-        push_in_url(&mut out, t);
-        Uri::from_maybe_shared(Bytes::from(out)).map_err(|_| "its path cannot be sent".to_owned())
-    };
-    match pieces.as_slice() {
-        [Piece::Literal(only)] => Ok(Text::Fixed(fixed(only)?)),
-        _ => Ok(Text::Filled(pieces)),
+    if let [Piece::Literal(only)] = pieces.as_slice() {
+        Uri::from_maybe_shared(Bytes::from(only.clone()))
+            .map_err(|_| "its path cannot be sent".to_owned())?;
     }
+    Ok(pieces)
 }
 
 /// Splits at `{name}` where `name` is a variable; other braces stay as they are (JSON bodies are full of them).
@@ -463,7 +559,7 @@ mod tests {
         (0..count)
             .map(|_| {
                 let pick = picks.next(mix);
-                mix.request(pick, 0).unwrap().uri().to_string()
+                mix.line(pick, 0).unwrap().split_off("GET ".len())
             })
             .collect()
     }
@@ -499,18 +595,43 @@ mod tests {
         r.method = "POST".into();
         r.body = Some(br#"{"a": {"id": {id}}, "b": "{other}"}"#.to_vec());
         let mix = Mix::prepare(&spec(vec![r], &[("id", VarSource::Range(1, 1))]), &endpoints()).unwrap();
-        let Text::Filled(p) = &mix.kinds[0].body else {
-            panic!("not filled")
-        };
-        let pick = Pick {
-            number: 0,
-            kind: 0,
-            draw: 9,
-        };
         assert_eq!(
-            mix.fill(p, pick, |o, v| o.extend_from_slice(v)),
-            br#"{"a": {"id": 1}, "b": "{other}"}"#
+            text_of(&mix),
+            format!(
+                "POST /api/ HTTP/1.1\r\nhost: 127.0.0.1:8000\r\naccept: */*\r\nuser-agent: autotune/{}\r\nx-all: 1\r\n\
+                 content-length: 32\r\n\r\n{}",
+                env!("CARGO_PKG_VERSION"),
+                r#"{"a": {"id": 1}, "b": "{other}"}"#
+            )
         );
+    }
+
+    /// The first request as it is sent.
+    fn text_of(mix: &Mix) -> String {
+        let message = mix.request(Pick::default(), 0).unwrap();
+        let mut out = Vec::new();
+        while out.len() < message.len() {
+            let part = message.from(out.len());
+            assert!(!part.is_empty());
+            out.extend_from_slice(part);
+        }
+        assert!(message.from(out.len()).is_empty());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_body_is_sent_with_its_length_whatever_its_size() {
+        for size in [0, 1, SMALL_BODY, SMALL_BODY + 1] {
+            let mut r = request(1.0, "/");
+            r.method = "PUT".into();
+            r.body = Some(vec![b'x'; size]);
+            let text = text_of(&Mix::prepare(&spec(vec![r], &[]), &endpoints()).unwrap());
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.ends_with(&format!("content-length: {size}")), "{head}");
+            assert_eq!(body.len(), size);
+        }
+        let plain = text_of(&Mix::prepare(&spec(vec![request(1.0, "/")], &[]), &endpoints()).unwrap());
+        assert!(!plain.contains("content-length"), "{plain}");
     }
 
     #[test]
@@ -518,18 +639,14 @@ mod tests {
         let mut r = request(1.0, "/");
         r.headers = vec![("x-all".into(), "2".into()), ("Host".into(), "shop.test".into())];
         let mix = Mix::prepare(&spec(vec![r], &[]), &endpoints()).unwrap();
-        let made = mix
-            .request(
-                Pick {
-                    number: 0,
-                    kind: 0,
-                    draw: 0,
-                },
-                0,
-            )
-            .unwrap();
-        assert_eq!(made.headers()["x-all"], "2");
-        assert_eq!(made.headers()[HOST], "shop.test");
+        let text = text_of(&mix);
+        assert!(
+            text.contains("\r\nx-all: 2\r\n") && !text.contains("x-all: 1"),
+            "{text}"
+        );
+        assert_eq!(text.matches("host: ").count(), 1, "{text}");
+        assert!(text.contains("\r\nhost: shop.test\r\n"), "{text}");
+        assert!(!mix.request(Pick::default(), 0).unwrap().closes);
     }
 
     #[test]
@@ -548,6 +665,14 @@ mod tests {
                 Mix::prepare(&spec(vec![r], vars), &endpoints()).is_err(),
                 "{label}"
             );
+        }
+        for name in ["Content-Length", "transfer-encoding"] {
+            let mut r = request(1.0, "/");
+            r.headers = vec![(name.into(), "1".into())];
+            let text = Mix::prepare(&spec(vec![r], &[]), &endpoints())
+                .unwrap_err()
+                .to_string();
+            assert!(text.contains(name), "{text}");
         }
         let mut secret = request(1.0, "/");
         secret.headers = vec![("authorization".into(), "Bearer hun\nter2".into())];
@@ -586,8 +711,8 @@ mod tests {
         fn any_bytes_can_stand_in_a_path(value in ".{0,50}") {
             let vars = [("v", VarSource::Values(vec![value]))];
             let mix = Mix::prepare(&spec(vec![request(1.0, "/x/{v}")], &vars), &endpoints()).unwrap();
-            let pick = Pick { number: 0, kind: 0, draw: 0 };
-            prop_assert!(mix.request(pick, 0).is_some());
+            let line = mix.line(Pick::default(), 0).unwrap();
+            prop_assert!(line["GET ".len()..].parse::<Uri>().is_ok(), "{}", line);
         }
     }
 }

@@ -5,10 +5,11 @@
 //! generator also measures itself, and [`generator_verdict`](crate::measurement::generator_verdict) says when a
 //! probe tells more about it than about the service.
 //!
-//! Reading order: `schedule` (when), `mix` (what), `engine` (one probe), `pool` and `carrier` (its connections), `link` (HTTP on one), `classify` (how it ended),
-//! `ledger` (the counts), `clock` and `health` (this machine), `null` and `calibrate` (what the machine can drive). Deliberately not here: whether a rate is sustainable, which
+//! Reading order: `schedule` (when), `mix` (what), `engine` (one probe), `pool` and `carrier` (its connections), `link` (one exchange), `answer` (HTTP), `classify` (how it ended),
+//! `ledger` (the counts), `clock` and `health` (this machine), `null` and `calibrate` (what the machine can drive), `users` (closed loop, for comparison). Deliberately not here: whether a rate is sustainable, which
 //! rate comes next, retries of failed requests, redirects, cookies, HTTP/2.
 
+mod answer;
 mod calibrate;
 mod carrier;
 mod classify;
@@ -23,6 +24,7 @@ mod mix;
 mod null;
 mod pool;
 pub mod schedule;
+mod users;
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -38,9 +40,12 @@ use endpoint::Endpoint;
 use engine::{Event, Order, Stop};
 pub use interval::Interval;
 use link::Link;
+#[cfg(fuzzing)]
+pub use link::check as check_answer;
 use mix::{Mix, Pick, Picks};
 pub use null::{NullOptions, NullServer};
 use pool::Setup;
+pub use users::{MOST_USERS, UsersPlan};
 
 /// Longest wait for a connection before the first probe.
 const REACH: Duration = Duration::from_secs(5);
@@ -311,7 +316,7 @@ impl Generator {
         let begun = Instant::now();
         let mut row = SampleRow {
             request: usize::from(pick.kind),
-            line: format!("{} {}", request.method(), request.uri()),
+            line: self.setup.mix.line(pick, at)?,
             endpoint: endpoint.name.clone(),
             status: None,
             bytes: 0,
@@ -326,7 +331,7 @@ impl Generator {
                 Ok(link) => link,
                 Err(e) => return (e.class, None, Err(e.why)),
             };
-            match link.exchange(request, expectation, true).await {
+            match link.exchange(&request, expectation, true).await {
                 Ok(a) => (a.class, Some(a.status), Ok((a.bytes, a.text))),
                 Err(e) => (e.class, e.status, Err(e.why)),
             }

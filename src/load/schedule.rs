@@ -95,24 +95,15 @@ impl Schedule {
     }
 }
 
-/// How coarsely the sending thread wakes at `rate`: it sends what is due together. Waking is two thirds of the cost of
-/// a request below saturation, so from some 2,000 rps on a little lag buys a lot of CPU (docs/load.md has the measurements).
+/// How long an arrival may be left waiting at `rate`, so that those due soon after it are sent with it. Waking is two thirds of
+/// the cost of a request below saturation, so from some 2,000 rps on a little lag buys a lot of CPU (docs/load.md has the
+/// measurements). The lag of an arrival is at most this and what the wake takes.
 #[must_use]
-pub fn quantum(rate: Rps) -> Duration {
+pub fn slack(rate: Rps) -> Duration {
     match rate.get() {
         r if r <= 2_000.0 => Duration::ZERO,
         r if r < 6_000.0 => Duration::from_micros(250),
         _ => Duration::from_micros(500),
-    }
-}
-
-/// The moment at which an arrival due at `due` is sent when sending happens on a grid of `quantum` (nanoseconds): never
-/// before it is due.
-#[must_use]
-pub fn on_grid(due: u64, quantum: u64) -> u64 {
-    match quantum {
-        0 => due,
-        q => due.div_ceil(q).saturating_mul(q),
     }
 }
 
@@ -155,8 +146,8 @@ mod tests {
 
     #[test]
     fn slow_rates_are_sent_one_by_one() {
-        assert_eq!(quantum(Rps::new(2_000.0).unwrap()), Duration::ZERO);
-        assert_eq!(quantum(Rps::new(20_000.0).unwrap()), Duration::from_micros(500));
+        assert_eq!(slack(Rps::new(2_000.0).unwrap()), Duration::ZERO);
+        assert_eq!(slack(Rps::new(20_000.0).unwrap()), Duration::from_micros(500));
     }
 
     proptest! {
@@ -189,12 +180,6 @@ mod tests {
             parts.sort_unstable();
             let whole = offsets(rate, Arrivals::Uniform, Part::WHOLE, 50 * of as usize);
             prop_assert_eq!(parts, whole);
-        }
-
-        #[test]
-        fn the_grid_never_sends_early_and_less_than_a_step_late(due in 0_u64..1 << 50, q in 0_u64..1_000_000) {
-            let at = on_grid(due, q);
-            prop_assert!(at >= due && at - due < q.max(1));
         }
     }
 }

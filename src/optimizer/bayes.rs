@@ -22,6 +22,10 @@ use crate::trial::History;
 const MARGIN: f64 = 0.02;
 /// Expected improvement, relative, under which a trial is not worth its time.
 const NOTHING_LEFT: f64 = 0.005;
+/// Every so manyth ask trusts the model less: length scales that were learned too long hide another basin.
+const BOLD_EVERY: usize = 3;
+/// By this factor on its deviations.
+const BOLD: f64 = 2.0;
 /// Asks in a row that must have promised so little.
 const PATIENCE: usize = 8;
 /// Expected relative saving under which looking for a cheaper config is not worth a trial.
@@ -62,6 +66,8 @@ struct Aim<'a> {
     space: &'a Space,
     /// Log rate that an improvement is counted from.
     best: f64,
+    /// Factor on what the model does not know.
+    boldness: f64,
     /// Log rate that a cheaper config must carry, and the cost to undercut.
     cheap: Option<(f64, f64)>,
     /// Places already known, to keep away from while no rate is.
@@ -84,7 +90,7 @@ impl Aim<'_> {
                 Ok(Some(cost)) => cheaper(o, level, cost, cheapest),
                 _ => f64::NEG_INFINITY,
             },
-            None => faster(o, self.best + MARGIN),
+            None => faster(&o.bolder(self.boldness), self.best + MARGIN),
         }
     }
 }
@@ -200,10 +206,14 @@ impl GaussianProcess {
         let mut aim = Aim {
             space,
             best: best_mean(model, space),
+            boldness: 1.0,
             cheap: None,
             known: model.known.iter().map(|k| model.features.of(&k.config)).collect(),
         };
         let own = history.iter().filter(|o| !o.prior).count();
+        if own % BOLD_EVERY == 1 {
+            aim.boldness = BOLD;
+        }
         let target = recommended.as_ref().and_then(|r| undercut(r, context));
         if wants_cheaper(own, context) {
             aim.cheap = target;

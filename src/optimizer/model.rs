@@ -82,6 +82,17 @@ pub(super) struct Outlook {
     pub(super) works: f64,
 }
 
+impl Outlook {
+    /// The same with deviations `factor` times as large.
+    pub(super) fn bolder(&self, factor: f64) -> Self {
+        let rate = self.rate.map(|b| Belief {
+            sd: b.sd * factor,
+            ..b
+        });
+        Self { rate, ..*self }
+    }
+}
+
 impl Model {
     pub(super) fn new(space: &Space, history: &History) -> Self {
         let field = Field::new(space);

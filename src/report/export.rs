@@ -9,6 +9,7 @@ use super::recommend::{Settings, evidence_header};
 use super::text::{CELL, clean, number};
 use super::{RenderError, Row, Summary, compose_override, objective_words, recommended_env};
 use crate::space::{Domain, Limit, Value};
+use crate::spec::{Connections, Fit};
 
 /// A form to export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub enum Format {
     Json,
     /// Optuna's journal file, for its dashboard.
     Optuna,
+    /// A picture of the search and the finals.
+    Svg,
 }
 
 /// Why there is nothing to export.
@@ -36,6 +39,9 @@ pub enum ExportError {
     /// The study has nothing in this form.
     #[error("{0}")]
     Unsuited(String),
+    /// The connections of so many instances exceed the budget; the arithmetic.
+    #[error("{0}")]
+    DoesNotFit(String),
     /// A bug.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -47,6 +53,7 @@ pub fn export(s: &Summary<'_>, format: Format, force: bool) -> Result<Vec<u8>, E
     match format {
         Format::Json => return Ok(json_bytes(&summary_json(s))),
         Format::Optuna => return Ok(optuna_journal(s)),
+        Format::Svg => return Ok(super::picture(s)),
         _ => {}
     }
     let forced;
@@ -66,6 +73,31 @@ pub fn export(s: &Summary<'_>, format: Format, force: bool) -> Result<Vec<u8>, E
         Format::Kubernetes => Ok(kubernetes(s)),
         _ => Ok(recommended_env(s)),
     }
+}
+
+/// The summary for `instances` in production: every form then asks for so many. Refused with the arithmetic where their
+/// connections exceed the budget of the study; without one that is said, and nothing is checked.
+pub fn for_instances<'a>(
+    s: &Summary<'a>,
+    connections: Option<&Connections>,
+    instances: u32,
+    force: bool,
+) -> Result<Summary<'a>, ExportError> {
+    let candidate = if force && !s.is_win() { forced_win(s) } else { None };
+    let of = candidate.as_ref().unwrap_or(s);
+    let config = of.recommended().ok_or_else(|| ExportError::NoWin(s.headline()))?;
+    let fit = match connections {
+        Some(c) => c
+            .for_instances(s.space, config, instances)
+            .map_err(ExportError::DoesNotFit)?,
+        None => Fit {
+            instances,
+            words: "not checked against the database: the space file has no [budget] connections".to_owned(),
+        },
+    };
+    let mut out = s.clone();
+    out.instances = Some(fit);
+    Ok(out)
 }
 
 /// The summary with its best candidate in the winner's place; the headline still says what was decided.
@@ -102,6 +134,7 @@ pub fn summary_json(s: &Summary<'_>) -> Json {
         "decision": s.decision,
         "finals": s.finals.iter().map(|x| json!({ "config": x.config, "sample": sample(&x.config) })).collect::<Vec<_>>(),
         "binds": s.notes.binds,
+        "instances": s.instances.as_ref().map(|f| json!({ "count": f.instances, "connections": f.words })),
         "objective": objective_words(&s.meta.about.slo),
         "seed": s.meta.seed,
         "image": s.meta.identity,
@@ -129,6 +162,7 @@ fn row_json(r: &Row) -> Json {
         "latency_ms": r.latency_ms.map(|l| json!({ "p50": l[0], "p95": l[1], "p99": l[2] })),
         "cost": r.cost,
         "binding_constraint": r.binding,
+        "instance_traffic_ratio": r.instance_traffic_ratio,
         "verdict": r.verdict,
         "seconds": r.seconds,
         "started_at": r.started_at,

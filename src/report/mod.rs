@@ -16,8 +16,8 @@ mod warnings;
 use serde::{Deserialize, Serialize};
 
 pub use compare::{Comparison, compare};
-pub use export::{ExportError, Format, export, summary_json};
-pub use html::{Page, main_html, page_around, report_html};
+pub use export::{ExportError, Format, export, for_instances, summary_json};
+pub use html::{Page, main_html, page_around, picture, report_html};
 pub use importance::{Share, importance};
 pub use recommend::{compose_override, environment_toml, recommended_env, recommended_toml};
 pub use summary::{Notes, Row, Sample, Summary, objective_words, summarise};
@@ -75,6 +75,14 @@ pub struct FinalDecision {
     /// Remarks of the decision, for people.
     #[serde(default)]
     pub words: String,
+}
+
+impl FinalDecision {
+    /// Whether both were measured often enough for a gain to be known; the fields of the gain are zero otherwise.
+    #[must_use]
+    pub fn is_compared(&self) -> bool {
+        self.pairs >= 2 || self.gain.iter().any(|g| g.abs() > 0.0)
+    }
 }
 
 /// A rendering that could not be made: a bug, with what it was.

@@ -148,6 +148,9 @@ pub(super) fn evidence_header(s: &Summary<'_>) -> String {
     if let Some(d) = &s.decision {
         lines.push(rates_line(s, d));
     }
+    if let Some(fit) = &s.instances {
+        lines.push(format!("For {} instances: {}", fit.instances, fit.words));
+    }
     lines.push(format!(
         "Objective: {}. Seed {}. Image {}. Host {}.",
         objective_words(&s.meta.about.slo),
@@ -235,6 +238,9 @@ impl Settings {
                 Binding::Replicas => out.replicas = v.as_f64().map(whole),
                 Binding::Unbound => out.unbound.push((p.name.clone(), v.clone())),
             }
+        }
+        if let Some(fit) = &s.instances {
+            out.replicas = Some(i64::from(fit.instances));
         }
         out
     }

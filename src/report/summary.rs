@@ -14,6 +14,9 @@ use crate::store::StudyMeta;
 use crate::trial::{Outcome, Probe, Trial, TrialPhase};
 use crate::units::show_duration;
 
+/// An interval whose ends differ by more than this factor is none: two rounds that disagree.
+const WIDEST: f64 = 10.0;
+
 /// What a report says besides the trials and the decision.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Notes {
@@ -60,6 +63,8 @@ pub struct Row {
     pub memory_peak_mb: Option<f64>,
     /// Largest over the trial.
     pub db_connections_peak: Option<f64>,
+    /// Traffic of the busiest instance over the mean of all there; None with one instance.
+    pub instance_traffic_ratio: Option<f64>,
     /// Code of the diagnosis.
     pub binding: Option<String>,
     /// sustainable, at_least, at_most, generator_limited, none; empty where nothing was measured.
@@ -83,7 +88,8 @@ pub struct Sample {
     pub rates: Vec<f64>,
     /// Geometric mean, requests per second.
     pub mean_rps: f64,
-    /// Its 95 % interval (Student's t on the logarithms); None below two measurements.
+    /// Its 95 % interval (Student's t on the logarithms); None below two measurements, and where it is so wide
+    /// that it says nothing.
     pub interval_rps: Option<[f64; 2]>,
 }
 
@@ -108,6 +114,8 @@ pub struct Summary<'a> {
     pub notes: Notes,
     /// A config that a person exports against the verdict.
     pub(super) forced: Option<Config>,
+    /// Instances in production, where a person asks for so many, with the arithmetic of their connections.
+    pub(super) instances: Option<crate::spec::Fit>,
 }
 
 /// Reads a study. `decision` is the finals'; without one nothing is recommended.
@@ -134,6 +142,7 @@ pub fn summarise<'a>(
         decision: decision.cloned(),
         notes: Notes::default(),
         forced: None,
+        instances: None,
     }
 }
 
@@ -210,6 +219,18 @@ impl Summary<'_> {
                 None => "Nothing measured yet.".to_owned(),
             };
         };
+        if let Some(rate) = self.meta.about.required_rps.filter(|_| !d.words.is_empty()) {
+            // The dual question has no gain in rate: the decision's own words say what was proven.
+            let change = match d.verdict {
+                FinalVerdict::Win => format!(": {}", self.changes(&d.config)),
+                _ => String::new(),
+            };
+            return format!(
+                "The cheapest configuration for {} rps; {}{change}.",
+                super::text::rate(rate),
+                d.words
+            );
+        }
         let evidence = format!(
             "95 % interval {} to {} %, {} {}",
             signed_percent(d.gain[0]),
@@ -217,10 +238,14 @@ impl Summary<'_> {
             d.pairs,
             if d.pairs == 1 { "pair" } else { "pairs" }
         );
-        let found = format!(
-            "the best candidate differs by {} % ({evidence})",
-            signed_percent(d.gain[1])
-        );
+        let found = if d.is_compared() {
+            format!(
+                "the best candidate differs by {} % ({evidence})",
+                signed_percent(d.gain[1])
+            )
+        } else {
+            "too few rounds of the finals were finished to compare anything".to_owned()
+        };
         match d.verdict {
             FinalVerdict::Win => format!(
                 "{} % over today's configuration ({evidence}): {}.",
@@ -340,6 +365,7 @@ fn row(space: &Space, t: &Trial) -> Row {
         throttled_ratio: figure("throttled_ratio"),
         memory_peak_mb: peak("memory_peak_mb"),
         db_connections_peak: peak("db_connections_peak"),
+        instance_traffic_ratio: figure("instance_traffic_ratio"),
         binding: t.binding.as_deref().map(|b| clean(b, 80)),
         verdict: capacity.map_or("", |c| verdict_name(c.verdict)),
         seconds: t.seconds,
@@ -391,6 +417,7 @@ fn sample(config: Config, rates: Vec<f64>) -> Sample {
         let half = t * (var / n).sqrt();
         [(mean - half).exp(), (mean + half).exp()]
     });
+    let interval_rps = interval_rps.filter(|[lo, hi]| *hi <= WIDEST * *lo);
     Sample {
         config,
         rates,

@@ -8,7 +8,7 @@ use crate::measurement::OutcomeClass;
 use crate::slo::Verdict;
 
 const TRIAL_HEAD: [&str; 4] = ["trial", "phase", "outcome", "reason"];
-const TRIAL_TAIL: [&str; 17] = [
+const TRIAL_TAIL: [&str; 18] = [
     "offered_rps",
     "goodput_rps",
     "error_ratio",
@@ -26,6 +26,19 @@ const TRIAL_TAIL: [&str; 17] = [
     "seconds",
     "started_at",
     "round",
+    "instance_traffic_ratio",
+];
+
+/// What was sampled beside the load and is worth a column in probes.csv; everything that was is in the journal.
+const SAMPLED: [&str; 8] = [
+    "cpu_used",
+    "throttled_ratio",
+    "memory_peak_mb",
+    "db_connections_peak",
+    "db_running_mean",
+    "pool_checked_out_peak",
+    "pool_waiting_mean",
+    "host_cpu_ratio",
 ];
 
 /// A row a trial.
@@ -66,6 +79,7 @@ pub fn trials_csv(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
             number(r.seconds, 3),
             r.started_at.clone(),
             r.round.map_or(String::new(), |n| n.to_string()),
+            maybe(r.instance_traffic_ratio, 3),
         ]);
         cells
     });
@@ -89,6 +103,7 @@ pub fn probes_csv(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
     header.push("in_flight_end".to_owned());
     header.extend(["p50", "p90", "p95", "p99", "p999", "max", "mean"].map(|q| format!("latency_ms_{q}")));
     header.extend(["send_lag_ms_p99", "verdict", "reason", "loss_upper", "window_s"].map(str::to_owned));
+    header.extend(SAMPLED.map(str::to_owned));
     let rows = s
         .trials
         .iter()
@@ -115,6 +130,7 @@ pub fn probes_csv(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
                 number(p.loss_upper, 6),
                 number(m.window_s, 3),
             ]);
+            cells.extend(SAMPLED.map(|name| maybe(p.telemetry.get(name).copied(), 4)));
             cells
         });
     csv("probes.csv", &header, rows)

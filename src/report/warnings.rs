@@ -1,6 +1,6 @@
 //! What a reader must know before believing a result, found in the rows themselves.
 
-use super::text::{clean, number, percent, rate};
+use super::text::{clean, number, percent, rate, signed_percent};
 use super::{FinalVerdict, Summary};
 use crate::space::Domain;
 use crate::trial::TrialPhase;
@@ -71,15 +71,25 @@ fn edges(s: &Summary<'_>) -> Vec<String> {
 }
 
 fn noise(s: &Summary<'_>) -> Option<String> {
-    let d = s.decision.as_ref()?;
-    (d.minimum_detectable_gain > COARSE).then(|| {
-        format!(
-            "The noise is above the goal: only a gain of {} % or more could have been seen with {} pairs; run more pairs or \
-             a quieter machine.",
-            percent(d.minimum_detectable_gain),
-            d.pairs
-        )
-    })
+    let d = s
+        .decision
+        .as_ref()
+        .filter(|d| d.minimum_detectable_gain > COARSE)?;
+    if d.verdict == FinalVerdict::Win {
+        // What was found is above what could be found: its size is what the noise hides.
+        return Some(format!(
+            "The gain is proven, its size is not well known: with {} pairs it lies between {} and {} %; more pairs narrow it.",
+            d.pairs,
+            signed_percent(d.gain[0]),
+            signed_percent(d.gain[2])
+        ));
+    }
+    Some(format!(
+        "The noise is above the goal: only a gain of {} % or more could have been seen with {} pairs; run more pairs or \
+         a quieter machine.",
+        percent(d.minimum_detectable_gain),
+        d.pairs
+    ))
 }
 
 fn drift(s: &Summary<'_>) -> Option<String> {

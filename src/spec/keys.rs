@@ -197,7 +197,7 @@ static PARAMETER: Section = Section {
         key("only_if", Ty::Expr, Optional, "'cache == \"on\"'", "the parameter exists only where this holds; it uses parameters that stand before it"),
         key("env", Ty::Text, Optional, "\"POOL_SIZE\"", "sets this environment variable"),
         key("limit", Ty::OneOf(&["cpus", "memory", "cpu_reservation", "memory_reservation"]), Optional, "\"cpus\"", "sets this limit of the container; CPU in cores, memory in MiB"),
-        key("replicas", Ty::Bool, Optional, "true", "sets the number of instances"),
+        key("replicas", Ty::Bool, Optional, "true", "sets the number of instances; limits are of one instance (docs/instances.md)"),
     ],
 };
 

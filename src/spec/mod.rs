@@ -15,6 +15,7 @@ use crate::slo::Slo;
 use crate::space::{Constraint, Space, Value};
 use crate::units::{Ratio, Rps};
 
+mod budget;
 mod common;
 mod context;
 mod domain;
@@ -34,6 +35,7 @@ mod sut;
 #[cfg(test)]
 mod tests;
 
+pub use budget::{Connections, Fit, MOST_INSTANCES, Usable};
 pub use errors::{SpecError, SpecErrors};
 pub use file::load;
 pub use parse::parse;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use folder::{Entry, archive, list};
 pub use record::{About, SpaceRecord};
-pub use sqlite::{JOURNAL_FILE, Sqlite, WriteFault, WriteHook};
+pub use sqlite::{JOURNAL_FILE, Sqlite, Turn, WriteFault, WriteHook, turn};
 
 use crate::measurement::Histograms;
 use crate::space::Config;
@@ -98,6 +98,14 @@ pub mod kinds {
     pub const DECISION: &str = "decision";
     /// One sentence on what binds the recommended config: a text.
     pub const BINDS: &str = "binds";
+    /// The connection budget with what the database said, as `spec::Connections`; written once a study.
+    pub const CONNECTIONS: &str = "connections";
+    /// Observations of an earlier study that this one began with: `from`, and `lines` of the optimizer's history.
+    pub const PRIOR: &str = "prior";
+    /// A confirmation that began: its config, its first trial, and how many decisions there were before.
+    pub const CONFIRM: &str = "confirm";
+    /// Why the search ended: a text; the last one counts.
+    pub const SEARCH_ENDED: &str = "search_ended";
     /// Something that a reader of the report must know: a text.
     pub const WARNING: &str = "warning";
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::Study;
 use crate::event::Event;
 use crate::exit::ExitError;
+use crate::report::FinalVerdict;
 use crate::results;
 use crate::store::{Journal, kinds};
 
@@ -38,14 +39,34 @@ impl Study<'_> {
                 s.rates.len()
             ));
         }
+        if let Some(d) = summary
+            .decision
+            .as_ref()
+            .filter(|d| d.minimum_detectable_gain > 0.0 && d.verdict != FinalVerdict::NoGain)
+        {
+            lines.push(format!(
+                "  {} {} would have shown a gain of {:.1} % or more (with 80 % probability)",
+                d.pairs,
+                if d.pairs == 1 { "pair" } else { "pairs" },
+                100.0 * d.minimum_detectable_gain
+            ));
+        }
+        if let Some(why) = self.store.events(kinds::SEARCH_ENDED).await?.pop() {
+            lines.push(format!(
+                "  the search ended: {}",
+                why.as_str().unwrap_or_default()
+            ));
+        }
         if let Some(binds) = &summary.notes.binds {
             lines.push(format!("  what binds now: {binds}"));
         }
         lines.push(String::new());
         if summary.is_win() {
-            lines.push(format!(
-                "To use it: {folder}/recommended.env, {folder}/docker-compose.recommended.yml"
-            ));
+            let compose = match summary.meta.about.service {
+                Some(_) => format!(", {folder}/docker-compose.recommended.yml"),
+                None => String::new(),
+            };
+            lines.push(format!("To use it: {folder}/recommended.env{compose}"));
         }
         lines.push(format!(
             "Evidence: {folder}/recommended.toml, {folder}/report.html, {folder}/trials.csv"
@@ -87,6 +108,36 @@ impl Study<'_> {
     }
 }
 
+/// This machine's name.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Limits of this machine that so many connections would run into, with what mends them.
+pub(crate) fn generator_limits(connections: u32) -> Vec<String> {
+    use rustix::process::{Resource, getrlimit};
+    let mut found = Vec::new();
+    let wanted = u64::from(connections) + 256;
+    if let Some(most) = getrlimit(Resource::Nofile).maximum.filter(|m| *m < wanted) {
+        found.push(format!(
+            "at most {most} files may be open here, {connections} connections may need {wanted}: raise `ulimit -Hn` or \
+             lower [load] connections"
+        ));
+    }
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let ends: Vec<u32> = range.split_whitespace().filter_map(|w| w.parse().ok()).collect();
+    if let [low, high] = ends.as_slice() {
+        let ports = high.saturating_sub(*low) + 1;
+        if ports < connections {
+            found.push(format!(
+                "there are {ports} local ports for {connections} connections: widen net.ipv4.ip_local_port_range or lower \
+                 [load] connections"
+            ));
+        }
+    }
+    found
+}
+
 /// Host name, kernel, cores and memory.
 fn machine() -> BTreeMap<String, String> {
     let uname = rustix::system::uname();
@@ -112,4 +163,19 @@ fn machine() -> BTreeMap<String, String> {
         all.insert("memory_mb".to_owned(), (kb / 1024).to_string());
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_connections_than_files_or_ports_are_warned_of() {
+        let found = generator_limits(u32::MAX);
+        assert!(
+            found.iter().any(|w| w.contains("ip_local_port_range")),
+            "{found:?}"
+        );
+        assert_eq!(generator_limits(1), Vec::<String>::new());
+    }
 }

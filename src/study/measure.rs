@@ -13,7 +13,7 @@ use crate::load::Generator;
 use crate::measurement::{Bin, Measurement};
 use crate::probing::{Attendant, Drive, ProbingError, find_capacity};
 use crate::space::{Config, Parameter};
-use crate::spec::StudySpec;
+use crate::spec::{Objective, StudySpec};
 use crate::store::{Journal, Sqlite, StoreError};
 use crate::sut::{AnySut, Deployment, Health, Sut, SutError};
 use crate::telemetry::Telemetry;
@@ -170,6 +170,8 @@ impl Study<'_> {
             .sut
             .deploy(trial.number, &self.spec.space.parameters, &trial.config)
             .await?;
+        let took = std::time::Duration::from_secs_f64(deployment.ready_s.clamp(0.0, 3_600.0));
+        self.slowest_deploy = self.slowest_deploy.max(took);
         self.sink.event(&Event::Deployed {
             trial: trial.number,
             ready_s: deployment.ready_s,
@@ -213,6 +215,7 @@ impl Study<'_> {
             (_, Some(cut)) => Err(cut),
             (Ok((capacity, _)), None) => {
                 self.diagnose(trial).await;
+                self.tell_uneven(trial).await;
                 Ok(capacity)
             }
             (Err(ProbingError::Drive(why)), None) => {
@@ -244,10 +247,11 @@ impl Study<'_> {
         Plan {
             slo: self.spec.slo.clone(),
             prior: agenda::prior_rate(&self.spec.space, &self.trials, &trial.config).or(c.start),
-            incumbent: if race {
-                agenda::incumbent(&self.trials)
-            } else {
-                None
+            // Whether it carries the required rate is all that is asked of a config where a cheap one is wanted.
+            incumbent: match (&self.spec.objective, race) {
+                (_, false) => None,
+                (Objective::CostAt(rate), true) => Some(*rate),
+                (Objective::SustainableRps, true) => agenda::incumbent(&self.trials),
             },
             min: Rps::saturating(0.5),
             max: c.max,

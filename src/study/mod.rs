@@ -3,13 +3,18 @@
 //! One loop: the agenda says what comes next, a trial is run, everything is on disk before the next. What is
 //! decided, is decided elsewhere; here are effects, deadlines and the order of giving back.
 
+mod binds;
+mod confirm;
 mod files;
+pub mod instances;
 mod measure;
+pub(crate) mod prior;
 mod run_trial;
-mod smoke;
+pub(crate) mod smoke;
+pub(crate) mod standing;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::agenda::{self, Clock, Limits, Next};
@@ -22,12 +27,18 @@ use crate::report::FinalDecision;
 use crate::spec::{Objective, StudySpec};
 use crate::store::{Journal, Sqlite, StudyMeta, TrialEnd, kinds};
 use crate::sut::{self, AnySut, Sut, SutFacts};
-use crate::trial::{Outcome, Trial, TrialPhase};
+use crate::trial::{History, Outcome, Trial, TrialPhase};
+
+use self::confirm::Confirmation;
+pub(crate) use self::files::host_name;
 
 /// Infrastructure faults in a row after which the run ends instead of looping to the morning.
 const MAX_INFRASTRUCTURE_FAULTS: u32 = 3;
 /// Most trials of one study: a bound on the loop.
 const MAX_TRIALS: usize = 10_000;
+
+/// The identity of a study whose trials are deployed and measured by other tools.
+pub(crate) const ASKED: &str = "ask and tell";
 
 /// What the command line adds to the space file.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,8 +51,21 @@ pub struct RunOptions {
     pub trials: Option<u32>,
     /// Longest run, finals and restoring included.
     pub budget: Option<Duration>,
+    /// An earlier study whose trials the search may learn from.
+    pub prior: Option<PathBuf>,
+    /// Search nothing: measure what is there again, against today's configuration.
+    pub confirm: Option<Confirm>,
     /// Start no guardian; for tests that kill nothing.
     pub unguarded: bool,
+}
+
+/// What `confirm` measures again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirm {
+    /// What the study recommends.
+    Recommended,
+    /// Its fastest config, whatever it costs.
+    Fastest,
 }
 
 /// The stop signal: the number of the signal once one came.
@@ -67,11 +91,16 @@ pub(crate) struct Study<'a> {
     facts: SutFacts,
     meta: StudyMeta,
     trials: Vec<Trial>,
+    prior: History,
+    confirming: Option<Confirmation>,
     sink: &'a mut dyn Sink,
     stop: Stop,
     started: Instant,
     spent_before: Duration,
     faults_in_a_row: u32,
+    /// The longest deployment so far: giving the container back takes as long.
+    slowest_deploy: Duration,
+    given_back: bool,
     warned: BTreeSet<String>,
 }
 
@@ -83,7 +112,7 @@ pub async fn run(
     stop: Stop,
 ) -> Result<RunEnd, ExitError> {
     let started = Instant::now();
-    let (Some(sut_spec), Some(_)) = (&spec.sut, &spec.load) else {
+    let (Some(_), Some(_)) = (&spec.sut, &spec.load) else {
         return Err(ExitError::new(
             exit::DATA,
             "this space file has no [sut] or no [load]: it is for ask and tell; add both to measure",
@@ -102,9 +131,43 @@ pub async fn run(
             kept.display()
         )));
     }
+    if options.confirm.is_some() {
+        begun_before(&options.folder).await?;
+    }
+    let mut study = Box::pin(open(
+        spec,
+        options,
+        (sink, stop),
+        (guardian.as_ref(), &run_id),
+        started,
+    ))
+    .await?;
+    let outcome = Box::pin(study.search_and_decide()).await;
+    let end = Box::pin(study.finish(outcome)).await;
+    // Without "done" the guardian goes on trying to give the container back.
+    if let Some(g) = guardian
+        && study.given_back
+    {
+        g.done();
+    }
+    end
+}
+
+/// Opens the journal and the system under test: what an earlier run left is given back first, and what changed since
+/// is refused.
+async fn open<'a>(
+    spec: &StudySpec,
+    options: &'a RunOptions,
+    (sink, stop): (&'a mut dyn Sink, Stop),
+    (guardian, run_id): (Option<&Guardian>, &str),
+    started: Instant,
+) -> Result<Study<'a>, ExitError> {
     let store = Sqlite::open(&options.folder).await?;
-    let mut sut = sut::open(sut_spec, &run_id, &options.folder)?;
-    if let Some(g) = &guardian {
+    let Some(sut_spec) = &spec.sut else {
+        return Err(ExitError::new(exit::DATA, "no [sut] in the space file"));
+    };
+    let mut sut = sut::open(sut_spec, run_id, &options.folder)?;
+    if let Some(g) = guardian {
         sut.set_notes(g.notes());
     }
     if let Some(done) = sut.restore().await? {
@@ -114,11 +177,29 @@ pub async fn run(
     let mut spec = spec.clone();
     spec.set_baselines(&facts.today)
         .map_err(|e| ExitError::new(exit::DATA, e))?;
-    let meta = open_study(&spec, &facts, &store).await?;
-    let trials = close_interrupted(&store).await?;
-    let spent_before =
-        Duration::from_secs_f64(trials.iter().map(|t| t.seconds).sum::<f64>().clamp(0.0, 3.2e7));
-    let mut study = Study {
+    instances::limit_journalled(&mut spec, &facts.addresses, &store, sink).await?;
+    let meta = match options.confirm {
+        None => open_study(&spec, &facts, &store).await?,
+        Some(_) => confirmed_study(&spec, &facts, &store, sink).await?,
+    };
+    let trials = close_interrupted(&store, options.confirm.is_some(), sink).await?;
+    let confirming = match options.confirm {
+        None => None,
+        Some(which) => Some(Confirmation::begin(&store, &trials, which == Confirm::Fastest).await?),
+    };
+    let prior = take_prior(&store, &spec, options, sink).await?;
+    // A confirmation has the whole of its own budget.
+    let first = confirming.as_ref().map_or(0, |c| c.first_trial);
+    let spent = trials.iter().filter(|t| t.number >= first).map(|t| t.seconds);
+    let spent_before = Duration::from_secs_f64(spent.sum::<f64>().clamp(0.0, 3.2e7));
+    // What was warned of before a resume is in the journal already.
+    let warned = store
+        .events(kinds::WARNING)
+        .await?
+        .into_iter()
+        .filter_map(|w| w.as_str().map(str::to_owned))
+        .collect();
+    Ok(Study {
         spec,
         options,
         store,
@@ -126,22 +207,17 @@ pub async fn run(
         facts,
         meta,
         trials,
+        prior,
+        confirming,
         sink,
         stop,
         started,
         spent_before,
         faults_in_a_row: 0,
-        warned: BTreeSet::new(),
-    };
-    let outcome = Box::pin(study.search_and_decide()).await;
-    let end = Box::pin(study.finish(outcome)).await;
-    // Without "done" the guardian goes on trying to give the container back.
-    if let Some(g) = guardian
-        && end.as_ref().err().is_none_or(|e| e.code != exit::RESTORE_FAILED)
-    {
-        g.done();
-    }
-    end
+        slowest_deploy: Duration::ZERO,
+        given_back: false,
+        warned,
+    })
 }
 
 /// Creates the study's record, or checks that the one on disk is of the same study.
@@ -179,15 +255,85 @@ async fn open_study(spec: &StudySpec, facts: &SutFacts, store: &Sqlite) -> Resul
     ))
 }
 
-/// Trials that were open when the tool died are closed as interrupted; they will be asked again.
-async fn close_interrupted(store: &Sqlite) -> Result<Vec<Trial>, ExitError> {
-    for t in store.trials().await?.iter().filter(|t| t.outcome.is_none()) {
+/// The study that is to be confirmed must be there: nothing is made for one that is not.
+async fn begun_before(folder: &Path) -> Result<(), ExitError> {
+    let store = Sqlite::open_read_only(folder).await?;
+    let meta = store.meta().await;
+    store.close().await;
+    match meta? {
+        Some(_) => Ok(()),
+        None => Err(ExitError::new(
+            exit::NO_INPUT,
+            format!(
+                "the study in {} has not begun: there is nothing to confirm",
+                folder.display()
+            ),
+        )),
+    }
+}
+
+/// Checks that the study on disk is of the same space. Another load or image is no obstacle: both sides of every pair
+/// get the same one; it is said, since the rates are then not those of the search.
+async fn confirmed_study(
+    spec: &StudySpec,
+    facts: &SutFacts,
+    store: &Sqlite,
+    sink: &mut dyn Sink,
+) -> Result<StudyMeta, ExitError> {
+    let asked = StudyMeta::of(spec, &facts.identity, env!("CARGO_PKG_VERSION"), &now_utc());
+    let meta = store.meta().await?.ok_or_else(|| {
+        ExitError::new(
+            exit::NO_INPUT,
+            "the study has not begun: there is nothing to confirm",
+        )
+    })?;
+    standing::same_space(&meta, &asked)?;
+    if meta.identity != asked.identity && meta.identity != ASKED {
+        sink.event(&Event::Warning(
+            "the image or executable is not the one of the search: what is confirmed is its configuration on this one"
+                .to_owned(),
+        ));
+    }
+    Ok(meta)
+}
+
+/// The earlier study's observations: those recorded, or those of `--prior` taken over now.
+async fn take_prior(
+    store: &Sqlite,
+    spec: &StudySpec,
+    options: &RunOptions,
+    sink: &mut dyn Sink,
+) -> Result<History, ExitError> {
+    if let Some(dir) = &options.prior
+        && let Some(n) = prior::take_over(store, &spec.space, dir).await?
+    {
+        sink.event(&Event::Note(format!(
+            "the search begins with {n} observations of {}; the finals don't see them",
+            dir.display()
+        )));
+    }
+    prior::recorded(store).await
+}
+
+/// Trials that were open when the tool died are closed as interrupted; they will be asked again. A confirmation closes
+/// only its own kind: trials that were asked for may still be told.
+async fn close_interrupted(
+    store: &Sqlite,
+    only_finals: bool,
+    sink: &mut dyn Sink,
+) -> Result<Vec<Trial>, ExitError> {
+    let is_ours = |t: &&Trial| t.outcome.is_none() && (!only_finals || t.phase == TrialPhase::Final);
+    for t in store.trials().await?.iter().filter(is_ours) {
         let end = TrialEnd {
             outcome: Outcome::Interrupted,
             seconds: 0.0,
             binding: None,
         };
         store.finish_trial(t.number, &end).await?;
+        sink.event(&Event::Note(format!(
+            "trial {} was cut off when an earlier run ended; it counts as interrupted and is repeated",
+            t.number
+        )));
     }
     Ok(store.trials().await?)
 }
@@ -232,8 +378,11 @@ impl Study<'_> {
     }
 
     fn clock(&self) -> Clock {
-        let budget = self.options.budget.or(self.spec.budget);
-        let used = self.started.elapsed() + self.spent_before;
+        let budget = match self.confirming {
+            None => self.options.budget.or(self.spec.budget),
+            Some(_) => self.options.budget,
+        };
+        let used = self.started.elapsed() + self.spent_before + self.slowest_deploy;
         Clock {
             budget,
             left: budget.map(|b| b.saturating_sub(used)),
@@ -249,10 +398,20 @@ impl Study<'_> {
             left: self.clock().left,
         });
         self.record_environment().await?;
-        self.warn_once(self.facts.warnings.clone()).await;
+        let mut warnings = self.facts.warnings.clone();
+        if let Some(load) = &self.spec.load {
+            warnings.extend(files::generator_limits(load.connections));
+        }
+        warnings.extend(instances::overcommitted(&self.spec.space, &self.facts));
+        self.warn_once(warnings).await;
         self.smoke().await?;
+        if let Some(what) = self.confirming.clone() {
+            return Box::pin(self.confirm(&what)).await;
+        }
         Box::pin(self.search()).await?;
-        Box::pin(self.finals()).await
+        let decision = Box::pin(self.finals()).await?;
+        self.say_what_binds(decision.as_ref()).await?;
+        Ok(decision)
     }
 
     async fn search(&mut self) -> Result<(), ExitError> {
@@ -262,14 +421,18 @@ impl Study<'_> {
                 &self.spec.space,
                 &self.limits(),
                 &self.trials,
+                &self.prior,
                 self.clock(),
                 &optimizer,
             ) {
                 Next::Trial { phase, config, round } => {
                     Box::pin(self.trial(phase, config, round)).await?;
                     self.baseline_must_work()?;
+                    self.say_what_was_learned().await;
                 }
                 Next::SearchOver(why) => {
+                    let said = serde_json::Value::String(why.clone());
+                    self.store.log(kinds::SEARCH_ENDED, &said).await?;
                     self.sink.event(&Event::SearchEnded(why));
                     return Ok(());
                 }
@@ -304,8 +467,7 @@ impl Study<'_> {
             match agenda::next_final(&self.spec.space, &self.limits(), &self.trials, self.clock()) {
                 Next::Trial { phase, config, round } => Box::pin(self.trial(phase, config, round)).await?,
                 Next::Decided(decision) => {
-                    let detail = serde_json::to_value(final_decision(&decision)).unwrap_or_default();
-                    self.store.log(kinds::DECISION, &detail).await?;
+                    self.record_decision(&decision).await?;
                     return Ok(Some(*decision));
                 }
                 Next::Nothing(why) | Next::SearchOver(why) => {
@@ -317,9 +479,20 @@ impl Study<'_> {
         Ok(None)
     }
 
+    /// Journals a decision, with the number of the last trial that it knew.
+    async fn record_decision(&self, decision: &Decision) -> Result<(), ExitError> {
+        let mut detail = serde_json::to_value(final_decision(decision)).unwrap_or_default();
+        if let Some(map) = detail.as_object_mut() {
+            let last = self.trials.last().map_or(0, |t| t.number);
+            map.insert("after_trial".to_owned(), last.into());
+        }
+        Ok(self.store.log(kinds::DECISION, &detail).await?)
+    }
+
     /// Gives everything back, writes the files, and says how it ended: in this order, whatever came before.
     async fn finish(&mut self, outcome: Result<Option<Decision>, ExitError>) -> Result<RunEnd, ExitError> {
         let given_back = self.give_back().await;
+        self.given_back = given_back.is_ok();
         let written = self.write_results().await;
         match &given_back {
             Ok(Some(words)) => self.sink.event(&Event::Note(words.clone())),

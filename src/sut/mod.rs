@@ -26,7 +26,7 @@ pub struct Deployment {
     pub urls: Vec<String>,
     /// What was read back and proves that the config is live: "POOL_SIZE=12", "memory=512 MiB".
     pub proof: Vec<String>,
-    /// Container ids (docker) for telemetry; empty elsewhere.
+    /// Container ids (docker) for telemetry, an instance each, the first one first; empty elsewhere.
     pub containers: Vec<String>,
     /// Process ids (process sut) for telemetry.
     pub pids: Vec<u32>,
@@ -83,6 +83,9 @@ pub struct SutFacts {
     pub environment: BTreeMap<String, String>,
     /// Environment variables whose values must never be shown (all but the tuned ones): for redaction.
     pub secrets: Vec<crate::spec::Secret>,
+    /// Addresses that the service connects to its database from, where they are known: what it holds there today is not
+    /// somebody else's.
+    pub addresses: Vec<String>,
 }
 
 /// How the deployment is now.

@@ -26,7 +26,7 @@ pub async fn wait(
     since: Instant,
     mut alive: impl AsyncFnMut() -> Result<(), SutError>,
 ) -> Result<(), NotReady> {
-    let client = client().map_err(NotReady::Ended)?;
+    let client = client(base).map_err(NotReady::Ended)?;
     let url = format!("{}{}", base.trim_end_matches('/'), ready.path);
     let deadline = since + ready.timeout;
     loop {
@@ -42,6 +42,15 @@ pub async fn wait(
     }
 }
 
+/// Asks the ready path `times` times at once, on connections of their own: every answer must be 2xx. An error is what one
+/// of the others saw.
+pub async fn round(base: &str, ready: &ReadySpec, times: usize) -> Result<(), String> {
+    let client = client(base).map_err(|e| e.to_string())?;
+    let url = format!("{}{}", base.trim_end_matches('/'), ready.path);
+    let asked = futures_util::future::join_all((0..times).map(|_| attempt(&client, &url)));
+    asked.await.into_iter().collect()
+}
+
 async fn attempt(client: &reqwest::Client, url: &str) -> Result<(), String> {
     match client.get(url).send().await {
         Ok(r) if r.status().is_success() => Ok(()),
@@ -53,13 +62,29 @@ async fn attempt(client: &reqwest::Client, url: &str) -> Result<(), String> {
 }
 
 /// No proxy, no redirects, no retries: what answers is the service itself, or nobody.
-fn client() -> Result<reqwest::Client, SutError> {
-    reqwest::Client::builder()
+fn client(base: &str) -> Result<reqwest::Client, SutError> {
+    let mut builder = reqwest::Client::builder();
+    if !base.starts_with("https:") {
+        // No certificate will be looked at: a machine without a trust store (a slim image) must do.
+        builder = builder.tls_certs_only([]);
+    }
+    builder
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .pool_max_idle_per_host(0)
         .timeout(ATTEMPT)
         .build()
-        .map_err(|e| SutError::Infrastructure(format!("no HTTP client: {e}")))
+        .map_err(|e| SutError::Infrastructure(format!("no HTTP client: {}", causes(&e))))
+}
+
+/// An error with its causes: "builder error" alone helps nobody.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut next = error.source();
+    while let Some(e) = next {
+        words.push_str(&format!(": {e}"));
+        next = e.source();
+    }
+    words
 }

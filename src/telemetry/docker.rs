@@ -59,6 +59,7 @@ struct One {
     throttled: u64,
     throttled_ns: u64,
     memory_mb: f64,
+    received: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -72,6 +73,8 @@ pub(super) struct ContainersSample {
     oom: u64,
     died: u64,
     answered: u32,
+    /// CPU, nanoseconds, and bytes received of each container, in the order of the instances; zeros where one was silent.
+    each: Vec<(u64, u64)>,
 }
 
 impl Drop for Containers {
@@ -176,6 +179,12 @@ fn read(stats: &ContainerStatsResponse) -> Option<One> {
         throttled: throttling.and_then(|t| t.throttled_periods).unwrap_or(0),
         throttled_ns: throttling.and_then(|t| t.throttled_time).unwrap_or(0),
         memory_mb: usage.saturating_sub(cache) as f64 / f64::from(1 << 20),
+        received: stats
+            .networks
+            .iter()
+            .flat_map(HashMap::values)
+            .filter_map(|n| n.rx_bytes)
+            .sum(),
     })
 }
 
@@ -243,6 +252,10 @@ impl Source for Containers {
             died: self.counts.died.load(Ordering::Relaxed),
             ..ContainersSample::default()
         };
+        s.each = answers
+            .iter()
+            .map(|a| a.map_or((0, 0), |a| (a.cpu_ns, a.received)))
+            .collect();
         for a in answers.into_iter().flatten() {
             s.cpu_ns += a.cpu_ns;
             s.periods += a.periods;
@@ -300,7 +313,31 @@ fn figures(record: &Record<'_, ContainersSample>) -> Figures {
     if !full.0.is_empty() {
         put(names::MEMORY_PEAK_MB, Some(full.peak(|s| s.memory_mb)));
     }
+    if all > 1 {
+        let (cpu, traffic) = spread(&full);
+        put(names::INSTANCE_CPU_MAX, cpu.map(|c| c[1]));
+        put(names::INSTANCE_CPU_MIN, cpu.map(|c| c[0]));
+        put(names::INSTANCE_TRAFFIC_RATIO, traffic);
+    }
     out
+}
+
+/// Cores of the idlest and the busiest instance, and what the one with most traffic received over the mean of all.
+#[allow(clippy::cast_precision_loss)]
+fn spread(record: &Record<'_, ContainersSample>) -> (Option<[f64; 2]>, Option<f64>) {
+    let count = record.0.first().map_or(0, |(_, s)| s.each.len());
+    let of =
+        |i: usize, which: fn(&(u64, u64)) -> u64| move |s: &ContainersSample| s.each.get(i).map_or(0, which);
+    let cpu: Option<Vec<f64>> = (0..count).map(|i| record.rate(of(i, |e| e.0))).collect();
+    let received: Option<Vec<f64>> = (0..count).map(|i| record.growth(of(i, |e| e.1))).collect();
+    let highest = |v: &[f64]| v.iter().copied().fold(0.0, f64::max);
+    let lowest = |v: &[f64]| v.iter().copied().fold(f64::INFINITY, f64::min);
+    let cpu = cpu.map(|v| [lowest(&v) / 1e9, highest(&v) / 1e9]);
+    let traffic = received.and_then(|v| {
+        let mean = v.iter().sum::<f64>() / v.len().max(1) as f64;
+        (mean > 0.0).then(|| highest(&v) / mean)
+    });
+    (cpu, traffic)
 }
 
 #[cfg(test)]
@@ -358,6 +395,35 @@ mod tests {
         let f = figures(&Record(&samples));
         assert!((f[names::CPU_USED] - 0.5).abs() < 1e-9, "{f:?}");
         assert!((f[names::THROTTLED_RATIO] - 0.41).abs() < 1e-9, "{f:?}");
+    }
+
+    #[test]
+    fn the_busiest_of_several_instances_is_told() {
+        let at = |s: u64, each: &[(u64, u64)]| {
+            (
+                Duration::from_secs(s),
+                ContainersSample {
+                    answered: 3,
+                    each: each.to_vec(),
+                    ..ContainersSample::default()
+                },
+            )
+        };
+        let ns = |s: f64| (s * 1e9) as u64;
+        let samples = [
+            at(0, &[(0, 100), (ns(5.0), 200), (0, 0)]),
+            at(10, &[(ns(8.0), 700), (ns(7.0), 500), (ns(2.0), 300)]),
+        ];
+        let f = figures(&Record(&samples));
+        assert!((f[names::INSTANCE_CPU_MAX] - 0.8).abs() < 1e-9, "{f:?}");
+        assert!((f[names::INSTANCE_CPU_MIN] - 0.2).abs() < 1e-9, "{f:?}");
+        // 600, 300 and 300 of a mean of 400
+        assert!((f[names::INSTANCE_TRAFFIC_RATIO] - 1.5).abs() < 1e-9, "{f:?}");
+        let one = [
+            (Duration::ZERO, sample(1, 1, 0, 1)),
+            (Duration::from_secs(1), sample(2, 2, 0, 1)),
+        ];
+        assert!(!figures(&Record(&one)).contains_key(names::INSTANCE_TRAFFIC_RATIO));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use crate::spec::TelemetrySpec;
 
+pub use postgres::usable_connections;
 use sampler::{Source, Worker};
 
 pub(crate) type Figures = BTreeMap<String, f64>;

@@ -21,10 +21,18 @@ pub const OOM_KILLS: &str = "oom_kills";
 pub const RESTARTS: &str = "restarts";
 /// Containers that were sampled.
 pub const CONTAINERS: &str = "containers";
+/// CPU of the busiest of several instances, cores.
+pub const INSTANCE_CPU_MAX: &str = "instance_cpu_max";
+/// CPU of the idlest, cores.
+pub const INSTANCE_CPU_MIN: &str = "instance_cpu_min";
+/// What the instance with most traffic received over the mean of all; 1 is even. Missing with one instance.
+pub const INSTANCE_TRAFFIC_RATIO: &str = "instance_traffic_ratio";
 /// CPU of the busiest process, cores.
 pub const PROCESS_CPU_MAX: &str = "process_cpu_max";
 /// CPU of the busiest thread, cores: 1.0 is a full event loop.
 pub const THREAD_CPU_MAX: &str = "thread_cpu_max";
+/// Longest that a thread was ready to run and had no CPU, seconds a second: others, or the quota, keep it waiting.
+pub const THREAD_CPU_WAIT_MAX: &str = "thread_cpu_wait_max";
 /// Processes of the service, peak.
 pub const PROCESSES: &str = "processes";
 /// Connections that the kernel dropped because the listen queue was full.
@@ -119,8 +127,12 @@ pub const ALL: &[&str] = &[
     OOM_KILLS,
     RESTARTS,
     CONTAINERS,
+    INSTANCE_CPU_MAX,
+    INSTANCE_CPU_MIN,
+    INSTANCE_TRAFFIC_RATIO,
     PROCESS_CPU_MAX,
     THREAD_CPU_MAX,
+    THREAD_CPU_WAIT_MAX,
     PROCESSES,
     LISTEN_OVERFLOWS,
     HOST_CORES,

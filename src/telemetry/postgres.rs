@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::sampler::{Record, Source};
 use super::{Figures, names};
-use crate::spec::Secret;
+use crate::spec::{Secret, Usable};
 
 const ACTIVITY: &str = "select coalesce(state,''), coalesce(wait_event_type,''), coalesce(wait_event,''), count(*) \
     from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() \
@@ -23,6 +23,17 @@ const SERVER: &str = "select \
     xact_commit, xact_rollback, deadlocks, temp_bytes from pg_stat_database where datname = current_database()";
 const LIMITS: &str = "select current_setting('max_connections')::int8, \
     current_setting('superuser_reserved_connections')::int8";
+
+/// What is reserved for superusers, and since Postgres 16 for a role; sessions by where they come from. A role without
+/// `pg_monitor` sees of other roles' sessions neither type nor address: they count as others.
+const RESERVED: &str = "select current_setting('max_connections')::int8, \
+    current_setting('superuser_reserved_connections')::int8 \
+    + coalesce(nullif(current_setting('reserved_connections', true), ''), '0')::int8";
+const SESSIONS: &str = "select coalesce(host(client_addr), ''), count(*) from pg_stat_activity \
+    where (backend_type = 'client backend' or (backend_type is null and datid is not null)) \
+    and pid <> pg_backend_pid() group by 1";
+/// Longest wait for the answers before a study.
+const ASKING: Duration = Duration::from_secs(10);
 
 /// After a lost connection it is opened again at most this often.
 const REOPEN_EVERY: Duration = Duration::from_secs(5);
@@ -76,6 +87,42 @@ impl Postgres {
             reserved,
         })
     }
+}
+
+/// What the database at `url` has for a service whose own connections come from `service`: these are not others', since
+/// they go when the service is replaced. One more is counted for the telemetry during the load.
+///
+/// # Errors
+/// Why the database could not be asked, without what was sent to it.
+pub async fn usable_connections(url: &Secret, service: &[String]) -> Result<Usable, String> {
+    let asking = async {
+        let opened = Postgres::open(Some(url)).await?;
+        let mut connection = opened.connection.ok_or("the connection was lost")?;
+        let (max, reserved) = sqlx::query_as::<_, (i64, i64)>(RESERVED)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(|e| said(&e))?;
+        let sessions = sqlx::query_as::<_, (String, i64)>(SESSIONS)
+            .fetch_all(&mut connection)
+            .await
+            .map_err(|e| said(&e))?;
+        // The answers are here: how the goodbye ends does not matter.
+        drop(connection.close().await);
+        let others: i64 = sessions
+            .iter()
+            .filter(|(from, _)| !service.contains(from))
+            .map(|(_, n)| *n)
+            .sum();
+        let n = |v: i64| u32::try_from(v.max(0)).unwrap_or(u32::MAX);
+        Ok(Usable {
+            max_connections: n(max),
+            reserved: n(reserved),
+            others: n(others + 1),
+        })
+    };
+    tokio::time::timeout(ASKING, asking)
+        .await
+        .map_err(|_| format!("no answer within {} s", ASKING.as_secs()))?
 }
 
 /// `postgresql+asyncpg://...`, as SQLAlchemy writes it, means the same server.

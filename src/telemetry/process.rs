@@ -37,6 +37,8 @@ pub(super) struct ProcessSample {
     processes: HashMap<u32, u64>,
     /// Ticks by thread.
     threads: HashMap<(u32, u32), u64>,
+    /// Nanoseconds that each thread was ready to run and had no CPU.
+    waits: HashMap<(u32, u32), u64>,
     rss_mb: f64,
     listen_overflows: u64,
 }
@@ -69,6 +71,11 @@ fn parse_stat(text: &str) -> Option<(u32, u64)> {
     let f: Vec<&str> = rest.split_ascii_whitespace().take(13).collect();
     let ticks = f.get(11)?.parse::<u64>().ok()? + f.get(12)?.parse::<u64>().ok()?;
     Some((f.get(1)?.parse().ok()?, ticks))
+}
+
+/// Run delay out of /proc/PID/task/TID/schedstat, nanoseconds: its second field.
+fn parse_schedstat(text: &str) -> Option<u64> {
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn stat_of(path: &str) -> Option<(u32, u64)> {
@@ -147,6 +154,10 @@ impl Source for Processes {
                 if let Some((_, t)) = stat_of(&format!("/proc/{pid}/task/{tid}/stat")) {
                     s.threads.insert((pid, tid), t);
                 }
+                let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat"));
+                if let Some(ns) = text.ok().as_deref().and_then(parse_schedstat) {
+                    s.waits.insert((pid, tid), ns);
+                }
             }
             if self.whole_service
                 && let Ok(statm) = fs::read_to_string(format!("/proc/{pid}/statm"))
@@ -175,6 +186,12 @@ impl Source for Processes {
                 names::THREAD_CPU_MAX.to_owned(),
                 top(&a.threads, &b.threads) * per_second,
             );
+            if !b.waits.is_empty() {
+                out.insert(
+                    names::THREAD_CPU_WAIT_MAX.to_owned(),
+                    top(&a.waits, &b.waits) / 1e9 / seconds,
+                );
+            }
             if self.whole_service {
                 let used = grown(&a.processes, &b.processes).sum::<f64>() * per_second;
                 out.insert(names::CPU_USED.to_owned(), used);
@@ -212,6 +229,12 @@ mod tests {
     use std::time::Duration;
 
     #[test]
+    fn the_run_delay_is_the_second_field() {
+        assert_eq!(parse_schedstat("7002 991 14\n"), Some(991));
+        assert_eq!(parse_schedstat(""), None);
+    }
+
+    #[test]
     fn stat_survives_names_with_brackets_and_spaces() {
         let line = "12 (a) b (c) S 7 12 12 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 1 0 9 1 1";
         assert_eq!(parse_stat(line), Some((7, 300)));
@@ -235,12 +258,14 @@ mod tests {
             page_mb: 1.0,
         };
         let a = ProcessSample {
+            waits: HashMap::from([((1, 1), 1_000_000_000)]),
             processes: HashMap::from([(1, 100), (2, 100)]),
             threads: HashMap::from([((1, 1), 50), ((1, 2), 50), ((2, 2), 100)]),
             rss_mb: 10.0,
             listen_overflows: 3,
         };
         let b = ProcessSample {
+            waits: HashMap::from([((1, 1), 2_000_000_000)]),
             processes: HashMap::from([(1, 300), (2, 110)]),
             threads: HashMap::from([((1, 1), 60), ((1, 2), 240), ((2, 2), 110)]),
             rss_mb: 12.0,

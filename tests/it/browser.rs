@@ -35,6 +35,10 @@ impl Browser {
                     .is_ok_and(|o| o.status.success())
             });
         let Some(program) = found else {
+            assert!(
+                std::env::var_os("AUTOTUNE_TEST_BROWSER").is_none(),
+                "scripts/tools found a chromium and it does not start"
+            );
             eprintln!("skipped: no chromium is installed (Debian: apt-get install chromium)");
             return None;
         };

@@ -147,10 +147,7 @@ async fn a_restarted_daemon_is_an_infrastructure_fault_and_not_an_oom() {
     sut.deploy(1, &parameters(), &config(5)).await.unwrap();
     fake.stop();
     let away = sut.health().await;
-    assert!(
-        matches!(&away, Health::Unknown(_) | Health::Foreign(_)),
-        "{away:?}"
-    );
+    assert!(matches!(&away, Health::Unknown(_)), "{away:?}");
     fake.start_again();
     let dead = sut.health().await;
     assert!(
@@ -174,6 +171,71 @@ async fn a_child_killed_for_memory_is_seen_by_its_event_alone() {
     assert_eq!(sut.health().await, Health::Running);
     fake.oom(&up.containers[0]);
     assert!(eventually(async || matches!(sut.health().await, Health::Failed(Failure::Oom, _))).await);
+    sut.restore().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_started_again_under_the_load_is_unstable() {
+    let fake = FakeEngine::start();
+    let id = fake.add("web", json!({}), true);
+    let results = tempfile::tempdir().unwrap();
+    let mut sut = sut(&fake, results.path());
+    let up = sut.deploy(1, &parameters(), &config(5)).await.unwrap();
+    assert_eq!(sut.health().await, Health::Running);
+    fake.start_over(&up.containers[0]);
+    assert!(matches!(sut.health().await, Health::Failed(Failure::Unstable, _)));
+    sut.restore().await.unwrap();
+    assert_eq!(fake.violation(&id, "web", true), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_above_the_hosts_are_refused_before_anything_is_touched() {
+    let fake = FakeEngine::start();
+    let id = fake.add("web", json!({}), true);
+    let results = tempfile::tempdir().unwrap();
+    let mut sut = sut(&fake, results.path());
+    let limit = |name: &str, limit, high| Parameter {
+        name: name.into(),
+        domain: Domain::Int {
+            low: 1,
+            high,
+            step: 1,
+            log: false,
+        },
+        baseline: Value::Int(1),
+        binding: Binding::Limit(limit),
+        only_if: None,
+    };
+    let parameters = [
+        limit("cpus", autotune::space::Limit::Cpus, 65),
+        limit("memory_mb", autotune::space::Limit::Memory, 1 << 20),
+    ];
+    let refused = sut.preflight(&parameters).await.unwrap_err();
+    assert!(
+        matches!(&refused, SutError::Refused { exit: 65, message }
+            if message.contains("`cpus`") && message.contains("`memory_mb`")),
+        "both at once: {refused:?}"
+    );
+    assert_eq!(fake.violation(&id, "web", true), None);
+    assert!(
+        fake.log().iter().all(|l| l.starts_with("GET ")),
+        "{:?}",
+        fake.log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trials_are_made_from_the_images_id() {
+    let fake = FakeEngine::start();
+    fake.add("web", json!({}), true);
+    let results = tempfile::tempdir().unwrap();
+    let mut sut = sut(&fake, results.path());
+    let up = sut.deploy(1, &parameters(), &config(5)).await.unwrap();
+    let trial = fake.container(&up.containers[0]).unwrap();
+    assert_eq!(
+        trial.config["Image"], "sha256:fake",
+        "not shop:latest, which may mean another one now"
+    );
     sut.restore().await.unwrap();
 }
 

@@ -326,6 +326,8 @@ async fn what_others_do_to_the_trial_stops_the_run() {
     kit.assert_given_back(&id, &kit.name("api"), true, "trial removed")
         .await;
 
+    // A run keeps the container's lock to its end.
+    drop(sut);
     let mut sut = kit.sut("api");
     sut.deploy(2, &parameters(), &config(1, "ok")).await.unwrap();
     // what `docker compose up` does with the parked container

@@ -1,12 +1,17 @@
 //! Exports and comparisons, as other programs read them.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use autotune::report::{ExportError, FinalVerdict, Format, compare, export};
 use autotune::space::{Binding, Domain, Limit, Parameter, Value};
+use autotune::store::Sqlite;
 
 use crate::report::study;
+use crate::support::{AUTOTUNE, output, root};
 use crate::synthetic::{Synthetic, int};
 
 /// A Python that has `module`: the project's own environment first. None, with the reason on stderr.
@@ -24,9 +29,11 @@ fn python_with(module: &str) -> Option<PathBuf> {
                 .is_ok_and(|o| o.status.success())
         });
     if found.is_none() {
-        eprintln!(
-            "skipped: no python with {module} (python3 -m venv target/venv && target/venv/bin/pip install {module})"
+        assert!(
+            std::env::var_os("AUTOTUNE_TEST_OPTUNA").is_none(),
+            "scripts/tools found {module} in target/venv and it does not import"
         );
+        eprintln!("skipped: no python with {module}; scripts/tools installs it into target/venv");
     }
     found
 }
@@ -105,6 +112,89 @@ print(json.dumps({"name": name, "best": study.best_value, "params": study.best_p
     assert_eq!(seen["params"]["timeout"].as_f64(), Some(0.7));
     assert_eq!(seen["evidence"].as_str(), Some(s.headline().as_str()));
     assert_eq!(seen["duration"].as_f64(), Some(s.rows[0].seconds));
+}
+
+/// A child that ends with its handle.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One GET; None while nobody listens or the answer is not 200.
+fn get_json(port: u16, path: &str) -> Option<serde_json::Value> {
+    let mut s = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    s.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(s, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").ok()?;
+    let mut text = String::new();
+    s.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    head.lines()
+        .next()?
+        .contains(" 200 ")
+        .then(|| serde_json::from_str(body).unwrap())
+}
+
+/// Breaks when the real dashboard does not open the export, or shows another study than ours.
+#[tokio::test]
+async fn optuna_dashboard_opens_the_export() {
+    let study = study(Synthetic {
+        trials: 40,
+        ..Synthetic::default()
+    })
+    .await;
+    let s = study.summary();
+    let Some(python) = python_with("optuna_dashboard") else {
+        return;
+    };
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("study.log");
+    std::fs::write(&path, export(&s, Format::Optuna, false).unwrap()).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let child = Command::new(python.with_file_name("optuna-dashboard"))
+        .arg(&path)
+        .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _child = Running(child);
+    let end = Instant::now() + Duration::from_secs(90);
+    let studies = loop {
+        if let Some(v) = get_json(port, "/api/studies") {
+            break v;
+        }
+        assert!(Instant::now() < end, "optuna-dashboard did not come up");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let shown = &studies["study_summaries"][0];
+    assert_eq!(shown["study_name"].as_str(), Some("shop-api pool"), "{studies}");
+    let detail = get_json(port, &format!("/api/studies/{}", shown["study_id"])).unwrap();
+    let searched = s
+        .rows
+        .iter()
+        .filter(|r| r.phase != autotune::trial::TrialPhase::Final);
+    assert_eq!(detail["trials"].as_array().unwrap().len(), searched.count());
+    let complete = |t: &&serde_json::Value| t["state"] == "Complete";
+    let best = detail["trials"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(complete)
+        .filter_map(|t| t["values"][0].as_f64());
+    let measured = s
+        .rows
+        .iter()
+        .filter(|r| r.phase != autotune::trial::TrialPhase::Final)
+        .filter_map(|r| r.rate_rps);
+    assert!((best.fold(0.0, f64::max) - measured.fold(0.0, f64::max)).abs() < 1e-6);
 }
 
 /// Breaks when the patch is no YAML, a value changes on its way, or Kubernetes would take a text for a number.
@@ -272,4 +362,118 @@ async fn studies_are_compared_by_their_finals() {
     );
     b.trials.retain(|t| t.round.is_none());
     assert_eq!(compare(&a.summary(), &b.summary()).verdict, "unknown");
+}
+
+/// A study's folder, as a run leaves it.
+async fn folder(results: &std::path::Path, name: &str) -> String {
+    let dir = results.join(name);
+    let journal = Sqlite::open(&dir).await.unwrap();
+    Synthetic {
+        trials: 8,
+        pairs: 2,
+        ..Synthetic::default()
+    }
+    .fill(&journal)
+    .await;
+    journal.close().await;
+    dir.display().to_string()
+}
+
+/// Breaks when a script that reads one JSON document gets something else, or nothing, also from a mistake.
+#[tokio::test]
+async fn every_command_prints_one_document_with_json() {
+    let tmp = tempfile::tempdir().unwrap();
+    let results = tmp.path().display().to_string();
+    let dir = folder(tmp.path(), "pool").await;
+    let space = root().join("experiments/quickstart.toml").display().to_string();
+    let commands: [(&[&str], i32, &str); 16] = [
+        (&["report", &dir], 0, "/summary"),
+        (&["export", &dir, "--format", "env"], 0, "/content"),
+        (&["export", &dir, "--format", "svg"], 0, "/content"),
+        (&["export", &dir, "--format", "json"], 0, "/config"),
+        (&["compare", &dir, &dir], 0, "/verdict"),
+        (&["runs", "--results", &results], 0, "/studies/0/state"),
+        (&["schema"], 0, "/properties"),
+        (&["schema", "--reference"], 0, "/reference"),
+        (&["completions", "bash"], 0, "/completions"),
+        (&["man"], 0, "/man"),
+        (&["check", "--space", &space], 0, "/plan/restarts"),
+        (&["--space", &space, "--dry-run"], 0, "/plan/trials"),
+        (&["report", "nowhere"], 64, "/error"),
+        (&["man", "laod"], 2, "/error"),
+        (&["check", "--space", "nowhere.toml"], 64, "/error"),
+        (&["runs", "--results", "nowhere"], 64, "/error"),
+    ];
+    for (args, code, pointer) in commands {
+        let out = output(
+            Command::new(AUTOTUNE)
+                .args(args)
+                .arg("--json")
+                .env_remove("RUST_LOG"),
+        );
+        let stdout = String::from_utf8_lossy(&out.stdout);
+        let document: serde_json::Value =
+            serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {stdout}"));
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {stdout}");
+        assert!(
+            document.pointer(pointer).is_some_and(|v| !v.is_null()),
+            "{args:?} has no {pointer}: {stdout}"
+        );
+        if code != 0 {
+            assert_eq!(document["code"].as_i64(), Some(i64::from(code)));
+            assert!(!out.stderr.is_empty(), "people are told as well");
+        }
+    }
+}
+
+/// Breaks when a mistake is answered without what to do instead.
+#[tokio::test]
+async fn mistakes_come_with_a_hint() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = folder(tmp.path(), "pool").await;
+    let wrong = tmp.path().join("pol").display().to_string();
+    let missing = format!("there are {dir}");
+    for (args, hint) in [
+        (vec!["report", &wrong], missing.as_str()),
+        (vec!["serve", &wrong], missing.as_str()),
+        (vec!["rport", &dir], "'report'"),
+        (vec!["export", &dir, "--format", "enb"], "'env'"),
+        (vec!["--spaec", "x.toml"], "'--space'"),
+        (vec!["man", "laod"], "did you mean load?"),
+        (vec![], "autotune --space FILE"),
+        (vec!["--space", "x.toml", "--serve", "many"], "a port is a number"),
+        (vec!["--space", "x.toml", "--until", "soon"], "no such file"),
+    ] {
+        let out = output(Command::new(AUTOTUNE).args(&args).env("NO_COLOR", "1"));
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert!(
+            !out.status.success() && stderr.contains(hint),
+            "{args:?}: {stderr}"
+        );
+        assert!(
+            !stderr.contains('\u{1b}') && out.stdout.is_empty(),
+            "{args:?}: {stderr}"
+        );
+    }
+}
+
+/// Breaks when the picture is no XML, or shows something other than the study.
+#[tokio::test]
+async fn the_picture_is_an_svg_of_its_own() {
+    let study = study(Synthetic::default()).await;
+    let svg = String::from_utf8(export(&study.summary(), Format::Svg, false).unwrap()).unwrap();
+    assert!(
+        svg.len() < 60_000 && !svg.contains("<script") && !svg.contains("http://x"),
+        "{}",
+        svg.len()
+    );
+    let Some(python) = python_with("ast") else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("study.svg");
+    std::fs::write(&path, svg).unwrap();
+    let script = "import json, sys, xml.etree.ElementTree as t; r = t.parse(sys.argv[1]).getroot(); n = '{http://www.w3.org/2000/svg}'; \
+                  print(json.dumps([r.tag == n + 'svg', len(r.findall(n + 'svg')), len(list(r.iter(n + 'circle')))]))";
+    let seen = run(&python, script, &path);
+    assert_eq!((seen[0].as_bool(), seen[1].as_i64()), (Some(true), Some(2)));
+    assert!(seen[2].as_i64().unwrap() > 60, "{seen}");
 }

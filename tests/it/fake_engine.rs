@@ -50,7 +50,7 @@ impl Container {
         self.config["Labels"][key].as_str()
     }
 
-    fn port(&self) -> Option<u16> {
+    pub(crate) fn port(&self) -> Option<u16> {
         let bindings = self.host["PortBindings"].as_object()?;
         bindings.values().next()?.as_array()?.first()?["HostPort"]
             .as_str()?
@@ -68,6 +68,8 @@ struct State {
     next_id: u64,
     /// Answered as an engine of API 1.44+ with cgroup v2 would.
     is_new: bool,
+    stalls: bool,
+    refused: Option<String>,
 }
 
 /// The daemon. Dropped, its socket is gone.
@@ -208,6 +210,38 @@ impl FakeEngine {
         self.state.lock().unwrap().containers.get(id).cloned()
     }
 
+    /// From now on no request is answered, or all are again.
+    pub(crate) fn stall_all(&self, on: bool) {
+        self.state.lock().unwrap().stalls = on;
+    }
+
+    /// From now on requests whose path ends so are answered with 500.
+    pub(crate) fn refuse(&self, path_end: &str) {
+        self.state.lock().unwrap().refused = Some(path_end.to_owned());
+    }
+
+    /// A container ends and is started again by something inside of the daemon: no event says by whom.
+    pub(crate) fn start_over(&self, id: &str) {
+        let mut state = self.state.lock().unwrap();
+        let c = state.containers.get_mut(id).unwrap();
+        down(c, 1);
+        up(c);
+    }
+
+    /// Somebody stops or starts a container.
+    pub(crate) fn turn(&self, id: &str, on: bool) {
+        let mut state = self.state.lock().unwrap();
+        let c = state.containers.get_mut(id).unwrap();
+        if on {
+            up(c);
+            emit(&self.events, "start", c, &json!({}));
+        } else {
+            down(c, 0);
+            emit(&self.events, "kill", c, &json!({"signal": "15"}));
+            emit(&self.events, "die", c, &json!({"exitCode": "0"}));
+        }
+    }
+
     /// A process of it is killed for memory; the main one lives.
     pub(crate) fn oom(&self, id: &str) {
         emit(&self.events, "oom", &self.container(id).unwrap(), &json!({}));
@@ -249,6 +283,14 @@ fn up(c: &mut Container) {
     c.running = true;
     c.starts += 1;
     let Some(port) = c.port() else { return };
+    // So that there is something to find: twelve requests a second for each connection of its pool.
+    let pool: usize = c.config["Env"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find_map(|e| e.as_str()?.strip_prefix("POOL_SIZE=")?.parse().ok())
+        .unwrap_or(1_000);
+    let most = pool * 12;
     // A port that is still in use is bound as soon as it is free.
     let server = async move {
         let listener = loop {
@@ -257,13 +299,25 @@ fn up(c: &mut Container) {
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         };
+        let mut last_second = std::collections::VecDeque::new();
         while let Ok((mut stream, _)) = listener.accept().await {
+            let now = tokio::time::Instant::now();
+            while last_second
+                .front()
+                .is_some_and(|t| now - *t > Duration::from_secs(1))
+            {
+                last_second.pop_front();
+            }
+            last_second.push_back(now);
+            let answer: &[u8] = if last_second.len() <= most {
+                b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
+            } else {
+                b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            };
             tokio::spawn(async move {
                 let mut buffer = [0_u8; 2048];
                 let _ = stream.read(&mut buffer).await;
-                let _ = stream
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
-                    .await;
+                let _ = stream.write_all(answer).await;
             });
         }
     };
@@ -339,9 +393,15 @@ async fn answer(
         s.requests += 1;
         let line = format!("{} {path}", parts.method);
         s.log.push(line);
+        if s.refused.as_ref().is_some_and(|r| path.ends_with(r.as_str())) {
+            return Ok(error(500, "refused for the test"));
+        }
         let due = s.fault.as_ref().is_some_and(|(n, _)| *n == s.requests);
         if due { s.fault.take().map(|(_, f)| f) } else { None }
     };
+    while state.lock().unwrap().stalls {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     match &fault {
         Some(Fault::Status) => return Ok(error(500, "injected")),
         Some(Fault::Stall) => std::future::pending::<()>().await,

@@ -1,14 +1,16 @@
 //! The live page: news within two seconds, loopback names only, an end when it is asked for.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use autotune::store::{Journal, Sqlite, kinds};
 use tokio::sync::oneshot;
 
 use crate::browser::Browser;
+use crate::support::AUTOTUNE;
 use crate::synthetic::Synthetic;
 
 struct Served {
@@ -151,4 +153,88 @@ async fn a_new_trial_shows_within_two_seconds() {
         .unwrap()
         .unwrap()
         .unwrap();
+}
+
+/// Breaks when `--serve` shows nothing of the run beside it, outlives it, or `--notify` is not told how it ended.
+#[test]
+fn a_run_serves_its_page_and_tells_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = dir.path().join("tiny.toml");
+    std::fs::write(
+        &space,
+        format!(
+            r#"
+[study]
+name = "tiny"
+trials = 1
+[sut]
+kind = "process"
+command = ["{AUTOTUNE}", "demo-api"]
+url = "http://127.0.0.1:0"
+ready = {{ path = "/ready", timeout = "20s" }}
+[parameters.pool_size]
+type = "int"
+low = 1
+high = 2
+baseline = 1
+env = "POOL_SIZE"
+[[load.requests]]
+path = "/items/1"
+[capacity]
+start = 40
+max = 45
+confirm = "1s"
+warm_up = "1s"
+[confirm]
+pairs = 1
+"#
+        ),
+    )
+    .unwrap();
+    let told = dir.path().join("told");
+    let mut child = Command::new(AUTOTUNE)
+        .arg("--space")
+        .arg(&space)
+        .arg("--results")
+        .arg(dir.path().join("r"))
+        // A slim image has no trust store; a service without TLS needs none.
+        .env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent")
+        .args(["--serve", "0", "--notify"])
+        .arg(format!(
+            r#"printf '%s %s\n' "$AUTOTUNE_CODE" "$AUTOTUNE_VERDICT" >{0}; cat >>{0}"#,
+            told.display()
+        ))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let invitation = lines.next().unwrap();
+    let address: SocketAddr = invitation
+        .split("http://")
+        .nth(1)
+        .and_then(|a| a.trim_end_matches('/').parse().ok())
+        .unwrap_or_else(|| panic!("{invitation}"));
+    // The page is asked while the run is under way: it is answered once the study has begun.
+    let page = ask(address, "/", &address.to_string());
+    assert!(
+        page.starts_with("HTTP/1.1 200") && page.contains("data-live"),
+        "{page}"
+    );
+    let rest: Vec<String> = lines.collect();
+    let out = child.wait_with_output().unwrap();
+    let code = out.status.code().unwrap();
+    assert!(code == 0 || code == 3, "{code}: {rest:?}");
+    let told = std::fs::read_to_string(told).unwrap();
+    let (head, summary) = told.split_once('\n').unwrap();
+    assert!(head.starts_with(&format!("{code} ")), "{told}");
+    assert_eq!(summary.trim(), String::from_utf8_lossy(&out.stdout).trim());
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "the page ends with the run"
+    );
 }

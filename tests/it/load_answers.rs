@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use autotune::measurement::OutcomeClass as C;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::load_basics::{drive, plan};
 use crate::load_server::{self, Script, Server, Then};
@@ -182,6 +183,74 @@ async fn an_idle_close_is_met_again_and_a_busy_close_is_an_error() {
     .await;
     assert!(m.count(C::ResetBeforeFirstByte) >= 10, "{:?}", m.errors);
     assert_eq!(m.generator.retried, 0);
+}
+
+/// A server for one connection: reads a head and `body` bytes, answers, and tells what it read. It reads no further.
+async fn one_connection(body: usize, answer: &'static str) -> (String, tokio::task::JoinHandle<Vec<u8>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let told = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut text, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+        loop {
+            let head = text.windows(4).take(1_000).position(|w| w == b"\r\n\r\n");
+            if head.is_some_and(|end| text.len() >= end + 4 + body) {
+                break;
+            }
+            let n = stream.read(&mut buffer).await.unwrap();
+            assert!(n > 0, "the request ended after {} bytes", text.len());
+            text.extend_from_slice(&buffer[..n]);
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        // Open until the client goes; an early close would take the answer with it.
+        stream.readable().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        text
+    });
+    (url, told)
+}
+
+#[tokio::test]
+async fn method_host_headers_and_a_long_body_arrive_as_they_are_written() {
+    let (url, told) = one_connection(1 << 20, "HTTP/1.1 200 X\r\ncontent-length: 3\r\n\r\nyes").await;
+    let mut spec = load_server::spec();
+    let request = &mut spec.requests[0];
+    request.method = "PUT".into();
+    request.path = "/a b?q={n}".into();
+    request.headers = vec![("Host".into(), "shop.test".into()), ("X-Key".into(), "k".into())];
+    request.body = Some(vec![b'x'; 1 << 20]);
+    request.expect_body = Some("yes".into());
+    spec.vars
+        .insert("n".into(), autotune::spec::VarSource::Range(7, 7));
+    let m = drive(&spec, &url, &plan(2.0, Duration::from_millis(500))).await;
+    assert_eq!((m.scheduled, m.in_flight_after_drain), (1, 0), "{:?}", m.errors);
+    assert_eq!(m.histograms.unwrap().latency.len(), 1, "{:?}", m.errors);
+    let text = String::from_utf8(told.await.unwrap()).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("PUT /a%20b?q=7 HTTP/1.1\r\n"), "{head}");
+    for line in ["host: shop.test", "x-key: k", "content-length: 1048576"] {
+        assert_eq!(head.lines().filter(|l| *l == line).count(), 1, "{head}");
+    }
+    assert!(!head.contains("127.0.0.1"), "{head}");
+    assert!(body.len() == 1 << 20 && body.bytes().all(|b| b == b'x'));
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_wait_for_the_body_counts() {
+    // More than the sockets hold, of which nothing is read.
+    let (url, told) = one_connection(0, "HTTP/1.1 413 X\r\ncontent-length: 0\r\n\r\n").await;
+    let mut spec = load_server::spec();
+    spec.requests[0].method = "POST".into();
+    spec.requests[0].body = Some(vec![b'x'; 32 << 20]);
+    let m = drive(&spec, &url, &plan(2.0, Duration::from_millis(500))).await;
+    let ended = m.histograms.unwrap();
+    assert_eq!(
+        ended.by_class.get(&C::ClientError).map_or(0, |h| h.len()),
+        1,
+        "{:?}",
+        m.errors
+    );
+    told.await.unwrap();
 }
 
 #[tokio::test]

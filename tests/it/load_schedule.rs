@@ -48,29 +48,28 @@ async fn a_stall_is_seen_by_every_request_that_was_due() {
     assert!(waited(&h.service, 100) < 90, "{}", waited(&h.service, 100));
 }
 
-/// Evenly spaced arrivals leave evenly spaced. A machine that is busy with other things cannot show that, so several tries are
-/// had, and a try counts when the generator says it was on time.
-#[tokio::test]
+/// Evenly spaced arrivals come evenly spaced: most gaps are within a quarter of 1/rate. Of Poisson arrivals a fifth would be, of
+/// those on a timer that ticks in milliseconds none (1 or 2 ms instead of 1.43), of batches none. What else the machine does spoils some gaps and some tries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn arrivals_leave_evenly() {
-    for _ in 0..15 {
-        let server = NullServer::start(NullOptions::default()).unwrap();
+    let mut best = 0.0_f64;
+    for _ in 0..30 {
+        let server = load_server::Server::start(load_server::Script::ok()).await;
         let m = drive(
             &load_server::spec(),
             &server.url(),
-            &plan(1_000.0, Duration::from_millis(500)),
+            &plan(700.0, Duration::from_millis(500)),
         )
         .await;
-        let (requests, cv) = server.seen();
-        assert_eq!((m.scheduled, requests), (500, 500), "{m:?}");
-        if m.generator.send_lag_ms.p99 < 0.1 && m.generator.send_lag_ms.max < 0.3 {
-            assert!(
-                cv < 0.35,
-                "gap CV {cv} although the send lag was {:?}",
-                m.generator.send_lag_ms
-            );
+        assert_eq!((m.scheduled, server.requests()), (350, 350), "{m:?}");
+        let gaps = server.gaps();
+        let near = gaps.iter().filter(|g| (*g * 700.0 - 1.0).abs() < 0.25).count();
+        best = best.max(near as f64 / gaps.len() as f64);
+        if best > 0.5 {
             return;
         }
     }
+    panic!("in the best of 30 tries {best:.2} of the gaps were near 1/rate");
 }
 
 /// The same seed sends the same requests, and Poisson arrivals are as many as the rate says, give or take their own spread.
@@ -106,9 +105,9 @@ fn a_starved_generator_says_so() {
             })
         })
         .collect();
-    // The engine's thread inherits this thread's priority: against the hogs it has a seventh of the CPU.
+    // The engine's thread inherits this thread's priority: against the hogs it has a twentieth of the CPU, and it needs a tenth.
     let limited = std::thread::spawn(move || {
-        rustix::process::nice(5).unwrap();
+        rustix::process::nice(10).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

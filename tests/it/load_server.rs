@@ -1,8 +1,8 @@
 //! Servers for the load tests: a socket that answers by script, counting what it saw. Bytes are written by hand, since most of
 //! them are not what an HTTP library would send.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use autotune::spec::{Arrivals, LoadSpec, RequestSpec};
@@ -73,6 +73,8 @@ struct Seen {
     connections: AtomicUsize,
     open: AtomicUsize,
     requests: AtomicUsize,
+    /// When each came.
+    times: Mutex<Vec<Instant>>,
 }
 
 /// A running server on loopback; it ends with its runtime.
@@ -114,6 +116,12 @@ impl Server {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
+    /// Gaps between the requests as they came, seconds.
+    pub(crate) fn gaps(&self) -> Vec<f64> {
+        let times = self.seen.times.lock().unwrap();
+        times.windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).collect()
+    }
+
     /// Until no connection is open.
     pub(crate) async fn until_idle(&self) {
         for _ in 0..1_000 {
@@ -135,6 +143,7 @@ async fn serve(mut stream: TcpStream, script: &Script, seen: &Seen, begun: Insta
         while let Some(end) = text.windows(4).position(|w| w == b"\r\n\r\n") {
             text.drain(..end + 4);
             seen.requests.fetch_add(1, Ordering::SeqCst);
+            seen.times.lock().unwrap().push(Instant::now());
             served += 1;
             if served > script.answers {
                 return Ok(());

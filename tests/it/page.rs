@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use autotune::report::{Page, report_html};
+use autotune::report::{FinalVerdict, Page, report_html};
 use autotune::results::Study;
 use autotune::store::Sqlite;
 use serde_json::json;
@@ -19,7 +19,7 @@ fn write(dir: &Path, name: &str, study: &Study) -> String {
 }
 
 /// Every section and chart that the page must have, with a mark that is only there when it was drawn.
-const MARKS: [&str; 13] = [
+const MARKS: [&str; 18] = [
     "header #verdict",
     "figure.finals svg path.mean",
     "#configs tr.changed",
@@ -32,6 +32,11 @@ const MARKS: [&str; 13] = [
     "figure.importance svg rect.bar",
     "figure.slice svg circle.trial",
     "figure.curve svg path.curve.best",
+    "figure.curve svg path.curve.today",
+    "figure.curve svg path.every",
+    "figure.heats svg rect.cell",
+    "figure.rates tbody tr",
+    "#table tbody tr td",
     "#warnings h2",
 ];
 
@@ -66,6 +71,10 @@ async fn the_page_works_offline_in_a_browser() {
         b.eval("[...document.querySelectorAll('.heat')].filter(h => h.offsetHeight).length"),
         json!(1)
     );
+    let order = "['#verdict', '#configs', '#binds', '#charts', 'figure.finals', 'figure.cost', 'figure.history', 'figure.importance', 'figure.curve', \
+                 '#trials', '#warnings', '#about'].every((s, i, all) => i === 0 || document.querySelector(all[i - 1])\
+                 .compareDocumentPosition(document.querySelector(s)) & 4)";
+    assert_eq!(b.eval(order), json!(true), "the decision first, then the reasons");
     assert!(
         b.eval("document.body.scrollWidth <= innerWidth")
             .as_bool()
@@ -74,7 +83,7 @@ async fn the_page_works_offline_in_a_browser() {
     );
 
     // Sorting: numbers as numbers, both ways, empty cells last.
-    let rates = "[...document.querySelectorAll('#table tbody tr')].map(t => t.cells[8].dataset.v)";
+    let rates = "[...document.querySelectorAll('#table tbody tr')].map(t => t.cells[3].dataset.v)";
     let click =
         "[...document.querySelectorAll('#table thead button')].find(b => b.textContent == 'rps').click()";
     for down in [true, false] {
@@ -102,12 +111,44 @@ async fn the_page_works_offline_in_a_browser() {
     assert_eq!(b.eval(shown), json!([]));
     b.eval(&choose("filter", ""));
     b.eval(&choose("outcome", ""));
-    // Another pair, and another trial's curve laid over.
-    b.eval(&choose("pair", "4"));
-    assert_eq!(
-        b.eval("document.querySelector('.heat.shown').dataset.pair"),
-        json!("4")
+    // Any two parameters: the map of the pair is shown, alone, and the same one twice is no pair.
+    for (one, two, pair) in [
+        ("3", "2", "2 3"),
+        ("2", "2", "0 2"),
+        ("4", "0", "0 4"),
+        ("3", "1", "1 3"),
+    ] {
+        b.eval(&choose("one", one));
+        b.eval(&choose("two", two));
+        let shown =
+            "[...document.querySelectorAll('.heat')].filter(h => h.offsetHeight).map(h => h.dataset.pair)";
+        let seen: Vec<String> = serde_json::from_value(b.eval(shown)).unwrap();
+        assert_eq!(seen, [pair], "{one} {two}");
+    }
+    // A mark's figures under the pointer, as a finger or a mouse asks for them.
+    for mark in [
+        "figure.cost circle.best",
+        "figure.history path.today",
+        ".heat.shown rect.cell",
+        "figure.curve circle.best",
+    ] {
+        let seen = b.eval(&format!(
+            "(e => {{ e.dispatchEvent(new PointerEvent('pointerover', {{ bubbles: true, clientX: 5, clientY: 5 }})); \
+             return document.getElementById('tip').textContent; }})(document.querySelector('{mark}'))"
+        ));
+        assert!(seen.as_str().is_some_and(|t| t.contains("rps")), "{mark}: {seen}");
+    }
+    // The lines to paste are there to be taken.
+    b.eval("document.querySelector('button.copy').click()");
+    assert!(
+        b.eval("getSelection().toString()")
+            .as_str()
+            .unwrap()
+            .contains("POOL_SIZE=")
     );
+    // A thumbnail lays its trial over the curves.
+    b.eval("document.querySelector('#table tr:nth-child(3) svg.thumb').dispatchEvent(new MouseEvent('click', { bubbles: true }))");
+    assert_ne!(b.eval("document.getElementById('over').value"), json!(""));
     let trial = b.eval("document.querySelector('#over option:nth-child(5)').value");
     b.eval(&choose("over", trial.as_str().unwrap()));
     assert_eq!(b.eval("[...document.querySelectorAll('path.picked')].filter(p => p.getAttribute('d').length > 20).length"), json!(5));
@@ -214,7 +255,10 @@ async fn a_large_study_stays_small() {
         tempfile::tempdir()
     }
     .unwrap();
-    let journal = Sqlite::open(tmp.path()).await.unwrap();
+    // For a look at `autotune report` on it from outside: a folder that stays.
+    let kept = std::env::var_os("AUTOTUNE_LARGE_STUDY").map(PathBuf::from);
+    let dir = kept.unwrap_or_else(|| tmp.path().to_owned());
+    let journal = Sqlite::open(&dir).await.unwrap();
     Synthetic {
         trials: 1_000,
         probes: 20,
@@ -255,21 +299,33 @@ async fn screenshots_when_asked() {
     };
     let Some(mut b) = Browser::start() else { return };
     std::fs::create_dir_all(&dir).unwrap();
-    let url = write(&dir, "report.html", &study(Synthetic::default()).await);
-    for (name, width, height, dark) in [
-        ("desktop-light", 1280, 900, false),
-        ("desktop-dark", 1280, 900, true),
-        ("phone-light", 390, 844, false),
-        ("phone-dark", 390, 844, true),
-    ] {
-        b.screen(width, height, dark);
-        b.open(&url);
-        assert!(b.wait_for("document.readyState == 'complete'", Duration::from_secs(5)));
-        assert_eq!(
-            b.eval("document.documentElement.scrollWidth <= innerWidth"),
-            json!(true),
-            "{name} scrolls sideways"
-        );
-        b.screenshot(&dir.join(format!("{name}.png")), true);
+    let win = study(Synthetic::default()).await;
+    let mut keep = win.clone();
+    if let Some(d) = &mut keep.decision {
+        d.verdict = FinalVerdict::NoGain;
+        d.gain = [-0.012, 0.009, 0.031];
+    }
+    let mut open = win.clone();
+    open.decision = None;
+    open.trials.retain(|t| t.round.is_none());
+    for (kind, study) in [("win", &win), ("keep", &keep), ("open", &open)] {
+        let url = write(&dir, &format!("{kind}.html"), study);
+        for (name, width, height, dark) in [
+            ("desktop-light", 1280, 900, false),
+            ("desktop-dark", 1280, 900, true),
+            ("phone-light", 390, 844, false),
+            ("phone-dark", 390, 844, true),
+        ] {
+            b.screen(width, height, dark);
+            b.open(&url);
+            assert!(b.wait_for("document.readyState == 'complete'", Duration::from_secs(5)));
+            assert_eq!(
+                b.eval("document.documentElement.scrollWidth <= innerWidth"),
+                json!(true),
+                "{name} scrolls sideways"
+            );
+            b.screenshot(&dir.join(format!("{kind}-{name}.png")), true);
+            b.screenshot(&dir.join(format!("{kind}-{name}-first.png")), false);
+        }
     }
 }

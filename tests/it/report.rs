@@ -404,6 +404,18 @@ async fn the_headline_says_what_was_decided() {
         "+143 % over today's configuration (95 % interval +128 to +157 %, 8 pairs): raise pool_size 5 → 24, \
          keep max_overflow 10, cpus 1, memory 512, cache off."
     );
+    let noise = |s: &Study| report::warnings(&s.summary()).iter().any(|w| w.contains("noise"));
+    study.decision.as_mut().unwrap().minimum_detectable_gain = 0.5;
+    assert!(!noise(&study), "a gain that was found is above the noise");
+    let d = study.decision.as_mut().unwrap();
+    d.verdict = FinalVerdict::NoGain;
+    assert!(noise(&study));
+    let d = study.decision.as_mut().unwrap();
+    (d.verdict, d.gain, d.pairs) = (FinalVerdict::Undecided, [0.0; 3], 1);
+    assert_eq!(
+        study.summary().headline(),
+        "Undecided: keep today's configuration; too few rounds of the finals were finished to compare anything."
+    );
     study.decision = None;
     assert!(study.summary().headline().starts_with("Not confirmed yet"));
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -388,8 +388,8 @@ async fn child_writes_when_asked() {
         .await
         .unwrap()
         .with_faults(Arc::new(move |n| match abort {
-            Some((at, true)) if n == at => WriteFault::AbortAfter,
-            Some((at, false)) if n == at => WriteFault::AbortBefore,
+            Some((at, true)) if n == at => WriteFault::KillAfter,
+            Some((at, false)) if n == at => WriteFault::KillBefore,
             _ => WriteFault::Go,
         }));
     if journal.meta().await.unwrap().is_none() {
@@ -544,17 +544,24 @@ async fn injected_faults_are_numbered_io_errors() {
 
 /// A file system of its own, taken away again at the end. None, with the reason on stderr, where this user
 /// may not mount.
-struct Small(tempfile::TempDir);
+pub(crate) struct Small(PathBuf, Option<tempfile::TempDir>);
 
 impl Small {
     fn mount(size: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
+        let mut small = Self::mount_at(dir.path(), size)?;
+        small.1 = Some(dir);
+        Some(small)
+    }
+
+    /// The same over a folder that is there.
+    pub(crate) fn mount_at(dir: &Path, size: &str) -> Option<Self> {
         let out = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"])
-            .arg(dir.path())
+            .arg(dir)
             .output();
         match out {
-            Ok(o) if o.status.success() => Some(Self(dir)),
+            Ok(o) if o.status.success() => Some(Self(dir.to_owned(), None)),
             Ok(o) => {
                 eprintln!(
                     "skipped: may not mount a tmpfs: {}",
@@ -568,11 +575,11 @@ impl Small {
             }
         }
     }
-    fn remount(&self, options: &str) -> bool {
+    pub(crate) fn remount(&self, options: &str) -> bool {
         let o = format!("remount,{options}");
         Command::new("mount")
             .args(["-o", &o])
-            .arg(self.0.path())
+            .arg(&self.0)
             .status()
             .is_ok_and(|s| s.success())
     }
@@ -580,7 +587,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
@@ -588,7 +595,7 @@ impl Drop for Small {
 #[tokio::test]
 async fn a_full_disk_is_an_io_error_and_harms_nothing() {
     let Some(disk) = Small::mount("600k") else { return };
-    let dir = disk.0.path().join("pool");
+    let dir = disk.0.join("pool");
     let journal = Sqlite::open(&dir).await.unwrap();
     journal.create(&meta(&space())).await.unwrap();
     let t = journal.begin_trial(&new_trial(1)).await.unwrap();
@@ -623,7 +630,7 @@ async fn a_full_disk_is_an_io_error_and_harms_nothing() {
 #[tokio::test]
 async fn a_read_only_disk_is_an_io_error_and_can_be_read() {
     let Some(disk) = Small::mount("8m") else { return };
-    let dir = disk.0.path().join("pool");
+    let dir = disk.0.join("pool");
     let journal = Sqlite::open(&dir).await.unwrap();
     Synthetic {
         trials: 3,
@@ -634,7 +641,7 @@ async fn a_read_only_disk_is_an_io_error_and_can_be_read() {
     .await;
     journal.close().await;
     assert!(disk.remount("ro"));
-    let refused = Sqlite::open(&disk.0.path().join("other")).await.unwrap_err();
+    let refused = Sqlite::open(&disk.0.join("other")).await.unwrap_err();
     assert!(matches!(refused, StoreError::Io(_)), "{refused:?}");
     let refused = Sqlite::open(&dir).await.unwrap_err();
     assert!(matches!(refused, StoreError::Io(_)), "{refused:?}");

@@ -1,5 +1,4 @@
-//! The charts of the search: rate against cost, best so far, the finals, each parameter's effect and
-//! importance, heat maps of two parameters.
+//! The charts of the search: rate against cost, best so far, each parameter's effect and importance.
 
 use std::fmt::Write as _;
 
@@ -7,18 +6,14 @@ use super::svg::{Axis, Frame, WIDTH, tick_text};
 use super::{esc, figure};
 use crate::report::importance::importance;
 use crate::report::text::{number, percent, rate};
-use crate::report::{Row, Sample, Share, Summary};
+use crate::report::{Row, Share, Summary};
 use crate::space::{Domain, Parameter, Value};
 use crate::trial::TrialPhase;
 
 const HEIGHT: f64 = 260.0;
-/// Most pairs of parameters that get a heat map, the most important ones first.
-const MOST_PAIRS: usize = 45;
-/// Cells along a side of a heat map.
-const CELLS: usize = 10;
 
 /// Rows with a rate that can be compared: finals aside, lost races too (only a bound is known).
-fn measured<'a>(s: &'a Summary<'_>) -> Vec<&'a Row> {
+pub(super) fn measured<'a>(s: &'a Summary<'_>) -> Vec<&'a Row> {
     s.rows
         .iter()
         .filter(|r| {
@@ -29,7 +24,7 @@ fn measured<'a>(s: &'a Summary<'_>) -> Vec<&'a Row> {
         .collect()
 }
 
-fn rate_of(r: &Row) -> f64 {
+pub(super) fn rate_of(r: &Row) -> f64 {
     r.rate_rps.unwrap_or(0.0)
 }
 
@@ -51,13 +46,22 @@ fn short_tip(r: &Row) -> String {
     format!("trial {}: {} rps", r.trial, rate(rate_of(r)))
 }
 
-fn mark_class(s: &Summary<'_>, r: &Row) -> &'static str {
+pub(super) fn mark_class(s: &Summary<'_>, r: &Row) -> &'static str {
     if r.config == s.baseline {
         "today"
     } else if s.is_win() && s.recommended() == Some(&r.config) {
         "best"
     } else {
         "trial"
+    }
+}
+
+/// The class of a mark in a reader's words.
+pub(super) fn mark_name(class: &str) -> &'static str {
+    match class {
+        "best" => "recommended",
+        "today" => "today",
+        _ => "trial",
     }
 }
 
@@ -133,7 +137,13 @@ pub(super) fn cost_chart(s: &Summary<'_>) -> String {
 
 /// Each trial's rate in order, the best so far, and today's configuration measured again.
 pub(super) fn history_chart(s: &Summary<'_>) -> String {
-    let title = "Best so far";
+    let note = "Dots are trials, the line is the best so far. Diamonds are today's configuration, measured again along the way: \
+                their spread is the machine's drift. Crosses failed.";
+    figure("Best so far", note, &history_svg(s), "history")
+}
+
+/// The drawing alone.
+pub(super) fn history_svg(s: &Summary<'_>) -> String {
     let rows: Vec<&Row> = s.rows.iter().filter(|r| r.phase != TrialPhase::Final).collect();
     let top = rows.iter().filter_map(|r| r.rate_rps).fold(0.0, f64::max);
     let last = rows.last().map_or(1.0, |r| f64::from(r.trial));
@@ -168,7 +178,13 @@ pub(super) fn history_chart(s: &Summary<'_>) -> String {
                 if matches!(r.phase, TrialPhase::Baseline | TrialPhase::Anchor) {
                     anchors.push((x, y));
                 } else {
-                    f.dot(mark_class(s, r), x, y, 3.5, &tip(r));
+                    f.dot(
+                        mark_class(s, r),
+                        x,
+                        y,
+                        if mark_class(s, r) == "trial" { 3.5 } else { 5.0 },
+                        &tip(r),
+                    );
                 }
             }
             ("open" | "interrupted", _) => {}
@@ -192,121 +208,15 @@ pub(super) fn history_chart(s: &Summary<'_>) -> String {
             &format!("trial {x}: today's configuration again, {} rps", rate(*y)),
         );
     }
-    let note = "Dots are trials, the line is the best so far. Diamonds are today's configuration, measured again along the way: \
-                their spread is the machine's drift. Crosses failed.";
-    figure(
-        title,
-        note,
-        &f.finish("Rate of each trial in order, and the best so far"),
-        "history",
-    )
-}
-
-/// The finals: each round's rates by configuration, with means and intervals.
-#[allow(clippy::cast_precision_loss)]
-pub(super) fn finals_chart(s: &Summary<'_>) -> String {
-    if s.finals.is_empty() {
-        return String::new();
-    }
-    let top = s
-        .finals
-        .iter()
-        .flat_map(|x| x.rates.iter().copied())
-        .fold(0.0, f64::max);
-    let n = s.finals.len() as f64;
-    let mut f = Frame::new(
-        Axis {
-            low: 0.0,
-            high: n,
-            log: false,
-        },
-        Axis::from_zero(top * 1.1),
-        230.0,
-    );
-    let names: Vec<(&str, String)> = s
-        .finals
-        .iter()
-        .enumerate()
-        .map(|(i, x)| finalist(s, i, x))
-        .collect();
-    let places = |i: usize| i as f64 + 0.5;
-    let ticks: Vec<(f64, String)> = names
-        .iter()
-        .enumerate()
-        .map(|(i, n)| (places(i), n.1.clone()))
-        .collect();
-    f.axes_with("", "rps", &ticks);
-    for (i, (x, (class, _))) in s.finals.iter().zip(&names).enumerate() {
-        let middle = places(i);
-        for (k, y) in x.rates.iter().enumerate() {
-            // Rounds side by side, so that equal rates do not hide each other.
-            let shift = (k as f64 - (x.rates.len() as f64 - 1.0) / 2.0) * 0.5 / x.rates.len() as f64;
-            f.dot(
-                class,
-                middle + shift,
-                *y,
-                3.5,
-                &format!("round {}: {} rps", k + 1, rate(*y)),
-            );
-        }
-        if let Some([lo, hi]) = x.interval_rps {
-            f.whisker("whisker", middle, lo, hi);
-        }
-        f.diamond(
-            "mean",
-            middle,
-            x.mean_rps,
-            5.0,
-            &format!("mean {} rps", rate(x.mean_rps)),
-        );
-    }
-    let note = "Measured again in interleaved rounds, minutes apart: dots are rounds, diamonds the means, bars their 95 % intervals. \
-                Only these decide.";
-    let body = format!(
-        "{}{}",
-        f.finish("Rates of the finalists by round"),
-        finals_table(s, &names)
-    );
-    figure("The finals", note, &body, "finals")
-}
-
-/// Class and name of a finalist; today's comes first, so the others count from 1.
-fn finalist(s: &Summary<'_>, i: usize, x: &Sample) -> (&'static str, String) {
-    if x.config == s.baseline {
-        ("today", "today".to_owned())
-    } else if s.is_win() && s.recommended() == Some(&x.config) {
-        ("best", "recommended".to_owned())
-    } else {
-        ("trial", format!("candidate {i}"))
-    }
-}
-
-fn finals_table(s: &Summary<'_>, names: &[(&str, String)]) -> String {
-    let mut lines = String::new();
-    for (x, (_, name)) in s.finals.iter().zip(names) {
-        let interval = x.interval_rps.map_or("too few rounds".to_owned(), |[lo, hi]| {
-            format!("{} to {}", rate(lo), rate(hi))
-        });
-        let _ = write!(
-            lines,
-            "<tr><th scope=row>{}<td class=n>{}<td>{interval}<td class=n>{}<td>{}</tr>",
-            esc(name, 40),
-            rate(x.mean_rps),
-            x.rates.len(),
-            esc(&x.config.to_string(), 400)
-        );
-    }
-    format!(
-        "<div class=scroll><table><thead><tr><th>finalist<th class=n>rps<th>95 % interval<th class=n>rounds<th>configuration</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
+    f.finish("Rate of each trial in order, and the best so far")
 }
 
 /// Axis and tick of a parameter: its own scale for numbers, a place each for choices.
-fn place(p: &Parameter, v: &Value) -> f64 {
+pub(super) fn place(p: &Parameter, v: &Value) -> f64 {
     p.domain.encode(v)
 }
 
-fn places(p: &Parameter) -> Vec<(f64, String)> {
+pub(super) fn places(p: &Parameter) -> Vec<(f64, String)> {
     match &p.domain {
         Domain::Choice { values } => values
             .iter()
@@ -350,8 +260,8 @@ pub(super) fn parameter_charts(s: &Summary<'_>) -> String {
     format!(
         "{}{}{}",
         importance_chart(s, &order),
-        slices(s, &indices),
-        heat_maps(s, &indices)
+        super::heat::heat_maps(s, &indices),
+        slices(s, &indices)
     )
 }
 
@@ -411,167 +321,19 @@ fn slices(s: &Summary<'_>, order: &[usize]) -> String {
             200.0,
         );
         f.axes_with("", "rps", &places(p));
-        for r in &rows {
-            if let Some(v) = r.config.get(&p.name) {
-                f.dot(mark_class(s, r), place(p, v), rate_of(r), 3.5, &short_tip(r));
+        // What matters is drawn last and larger, so that nothing covers it.
+        for weight in [3.5, 5.0] {
+            for r in rows
+                .iter()
+                .filter(|r| (mark_class(s, r) == "trial") == (weight < 4.0))
+            {
+                if let Some(v) = r.config.get(&p.name) {
+                    f.dot(mark_class(s, r), place(p, v), rate_of(r), weight, &short_tip(r));
+                }
             }
         }
         let label = format!("Rate by {}", p.name);
         out.push_str(&figure(&label, "", &f.finish(&label), "slice"));
     }
-    out
-}
-
-/// The best rate in each cell of two parameters' plane; one map a pair, of which the page's script shows one.
-fn heat_maps(s: &Summary<'_>, order: &[usize]) -> String {
-    let rows = measured(s);
-    let mut maps = String::new();
-    let mut options = String::new();
-    let mut n = 0;
-    for (i, a) in order.iter().enumerate() {
-        for b in order.iter().skip(i + 1) {
-            let (Some(pa), Some(pb)) = (s.space.parameters.get(*a), s.space.parameters.get(*b)) else {
-                continue;
-            };
-            if n == MOST_PAIRS {
-                break;
-            }
-            let _ = write!(
-                options,
-                "<option value={n}>{} × {}</option>",
-                esc(&pa.name, 60),
-                esc(&pb.name, 60)
-            );
-            let _ = write!(
-                maps,
-                "<div class=heat data-pair={n}>{}</div>",
-                heat_map(s, &rows, pa, pb)
-            );
-            n += 1;
-        }
-    }
-    if n == 0 {
-        return figure(
-            "Two parameters at a time",
-            "The space has one parameter.",
-            "",
-            "heats",
-        );
-    }
-    let picker = format!("<label class=js>Parameters <select id=pair>{options}</select></label>");
-    let note = "Best rate found in each cell; the stronger the colour the more it carries, empty cells were not tried. Rings: today (grey) and recommended (green).";
-    figure(
-        "Two parameters at a time",
-        note,
-        &format!("{picker}{maps}"),
-        "heats",
-    )
-}
-
-/// The best rate and the number of trials in each cell, row by row from below; with the sides' lengths.
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss
-)]
-fn cells(rows: &[&Row], a: &Parameter, b: &Parameter) -> (usize, usize, Vec<(f64, u32)>) {
-    let side = |p: &Parameter| match &p.domain {
-        Domain::Choice { values } => values.len().clamp(1, CELLS),
-        d => d.size().map_or(CELLS, |n| (n as usize).clamp(1, CELLS)),
-    };
-    let (na, nb) = (side(a), side(b));
-    let index = |u: f64, n: usize| ((u * n as f64) as usize).min(n - 1);
-    let mut best = vec![(0.0_f64, 0_u32); na * nb];
-    for r in rows {
-        if let (Some(x), Some(y)) = (r.config.get(&a.name), r.config.get(&b.name)) {
-            let at = index(place(b, y), nb) * na + index(place(a, x), na);
-            if let Some(c) = best.get_mut(at) {
-                *c = (c.0.max(rate_of(r)), c.1 + 1);
-            }
-        }
-    }
-    (na, nb, best)
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn heat_map(s: &Summary<'_>, rows: &[&Row], a: &Parameter, b: &Parameter) -> String {
-    let (na, nb, best) = cells(rows, a, b);
-    let unit = Axis {
-        low: 0.0,
-        high: 1.0,
-        log: false,
-    };
-    let mut f = Frame::new(unit, unit, HEIGHT);
-    let top = best.iter().map(|c| c.0).fold(0.0, f64::max);
-    let floor = best.iter().filter(|c| c.1 > 0).map(|c| c.0).fold(top, f64::min);
-    let mut body = String::new();
-    for (k, (y, n)) in best.iter().enumerate().filter(|(_, c)| c.1 > 0) {
-        let (i, j) = ((k % na) as f64, (k / na) as f64);
-        let (x0, x1) = (f.px(i / na as f64), f.px((i + 1.0) / na as f64));
-        let (y0, y1) = (f.py((j + 1.0) / nb as f64), f.py(j / nb as f64));
-        let shade = if top > floor {
-            (y - floor) / (top - floor)
-        } else {
-            1.0
-        };
-        let _ = write!(
-            body,
-            r#"<rect class="cell" x="{:.1}" y="{:.1}" width="{:.1}" height="{:.1}" fill-opacity="{:.2}"><title>best {} rps of {n}</title></rect>"#,
-            x0 + 0.5,
-            y0 + 0.5,
-            (x1 - x0 - 1.0).max(1.0),
-            (y1 - y0 - 1.0).max(1.0),
-            0.08 + 0.92 * shade,
-            rate(*y)
-        );
-    }
-    f.raw(&body);
-    let frame = heat_frame(s, &f, a, b);
-    f.raw(&frame);
-    f.finish(&format!("Best rate by {} and {}", a.name, b.name))
-}
-
-/// Ticks, names and the two configurations that matter.
-fn heat_frame(s: &Summary<'_>, f: &Frame, a: &Parameter, b: &Parameter) -> String {
-    let mut out = String::new();
-    for (t, text) in places(a) {
-        let _ = write!(
-            out,
-            r#"<text class="tick m" x="{:.1}" y="{:.1}">{}</text>"#,
-            f.px(t),
-            HEIGHT - 24.0,
-            esc(&text, 14)
-        );
-    }
-    for (t, text) in places(b) {
-        let _ = write!(
-            out,
-            r#"<text class="tick e" x="46" y="{:.1}">{}</text>"#,
-            f.py(t) + 4.0,
-            esc(&text, 7)
-        );
-    }
-    for (config, class) in [
-        (Some(&s.baseline), "today"),
-        (s.recommended().filter(|_| s.is_win()), "best"),
-    ] {
-        let Some(c) = config else { continue };
-        if let (Some(x), Some(y)) = (c.get(&a.name), c.get(&b.name)) {
-            let _ = write!(
-                out,
-                r#"<circle class="pin {class}" cx="{:.1}" cy="{:.1}" r="6"><title>{class}: {}</title></circle>"#,
-                f.px(place(a, x)),
-                f.py(place(b, y)),
-                esc(&c.to_string(), 300)
-            );
-        }
-    }
-    let _ = write!(
-        out,
-        r#"<text class="name e" x="466" y="{:.1}">{}</text><text class="name" x="2" y="12">{}</text>"#,
-        HEIGHT - 6.0,
-        esc(&a.name, 60),
-        esc(&b.name, 60)
-    );
     out
 }

@@ -9,7 +9,7 @@ use crate::report::Summary;
 use crate::report::text::{number, rate};
 use crate::slo::Verdict;
 use crate::space::Config;
-use crate::trial::{Probe, Trial};
+use crate::trial::{Probe, Trial, TrialPhase};
 
 /// One point of a curve.
 #[derive(Clone, Copy)]
@@ -97,12 +97,12 @@ pub(super) fn load_curves(s: &Summary<'_>) -> String {
     }
     let mut out = String::new();
     for panel in &PANELS {
-        out.push_str(&draw(panel, &curves, &all));
+        out.push_str(&draw(s, panel, &curves, &all));
     }
     out
 }
 
-fn draw(panel: &Panel, curves: &[(&str, Vec<Point>)], all: &[Point]) -> String {
+fn draw(s: &Summary<'_>, panel: &Panel, curves: &[(&str, Vec<Point>)], all: &[Point]) -> String {
     let x = Axis::from_zero(all.iter().map(|p| p.offered).fold(0.0, f64::max));
     let values = |p: &Point| panel.lines.iter().map(|f| f(p)).collect::<Vec<_>>();
     let top = all.iter().flat_map(values).fold(0.0, f64::max);
@@ -122,6 +122,8 @@ fn draw(panel: &Panel, curves: &[(&str, Vec<Point>)], all: &[Point]) -> String {
         // What a service without loss would do.
         f.line("ideal", &[(0.0, 0.0), (x.high.min(y.high), x.high.min(y.high))]);
     }
+    let every = every_trial(&f, s, panel);
+    f.raw(&every);
     for (class, points) in curves {
         for (k, value) in panel.lines.iter().enumerate() {
             let line: Vec<(f64, f64)> = points.iter().map(|p| (p.offered, value(p))).collect();
@@ -146,6 +148,26 @@ fn draw(panel: &Panel, curves: &[(&str, Vec<Point>)], all: &[Point]) -> String {
         &f.finish_with_scales(panel.title, panel.name),
         "curve",
     )
+}
+
+/// Every trial of the search as one faint path, whole pixels: the crowd that the two curves stand out from. Of the
+/// latencies the highest quantile.
+fn every_trial(f: &Frame, s: &Summary<'_>, panel: &Panel) -> String {
+    let Some(value) = panel.lines.last() else {
+        return String::new();
+    };
+    let mut d = String::new();
+    for t in s.trials.iter().filter(|t| t.phase != TrialPhase::Final) {
+        let mut verb = 'M';
+        for p in sorted(t.probes.iter().filter_map(point).collect()) {
+            let _ = write!(d, "{verb}{:.0} {:.0}", f.px(p.offered), f.py(value(&p)));
+            verb = 'L';
+        }
+    }
+    if d.is_empty() {
+        return d;
+    }
+    format!(r#"<path class="every" d="{d}"/>"#)
 }
 
 /// Every trial's curve as compact JSON: trial -> rows of offered, goodput, loss %, p50, p95, p99.

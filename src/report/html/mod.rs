@@ -8,12 +8,17 @@
 
 mod charts;
 mod curves;
+mod finals;
+mod heat;
+mod picture;
 mod sections;
 mod svg;
 
 use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
+
+pub use picture::picture;
 
 use super::text::clean;
 use super::{FinalVerdict, Summary};
@@ -43,9 +48,12 @@ pub fn page_around(s: &Summary<'_>, page: Page, main: &str) -> Vec<u8> {
         Page::File => "",
         Page::Live => " connect-src 'self';",
     };
-    let live = match page {
-        Page::File => "",
-        Page::Live => " data-live",
+    let (live, lost) = match page {
+        Page::File => ("", ""),
+        Page::Live => (
+            " data-live",
+            "<p id=lost role=status>Not live any more: the run has ended, or the server was stopped. This is the last state that was seen.</p>\n",
+        ),
     };
     let mut out = String::with_capacity(main.len() + 16 * 1024);
     let _ = write!(
@@ -55,7 +63,7 @@ pub fn page_around(s: &Summary<'_>, page: Page, main: &str) -> Vec<u8> {
          script-src 'sha256-{}';{connect} base-uri 'none'; form-action 'none'\">\n\
          <meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
          <meta name=color-scheme content=\"light dark\">\n<title>{} · autotune</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-         <main id=main>{main}</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+         {lost}<main id=main>{main}</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
         base64(&Sha256::digest(SCRIPT.as_bytes())),
         esc(&s.meta.name, 120),
     );
@@ -70,13 +78,16 @@ pub fn main_html(s: &Summary<'_>, page: Page) -> String {
         sections::configs(s),
         sections::binds(s),
         format!(
-            "<section id=charts><h2>What was measured</h2><div class=grid>{}{}</div><h3>Parameters</h3><div class=grid>{}</div>\
-             <h3>Load curves</h3>{}<div class=grid>{}</div></section>",
+            "<section id=charts><h2>What was measured</h2><p class=note>{} <span class=key-trial>other trials</span></p>{}<div class=grid>{}{}</div>\
+             <h3>Parameters</h3><div class=grid>{}</div><h3 id=curves-head>Load curves</h3>{}<div class=grid>{}{}</div></section>",
+            sections::legend(s),
+            finals::finals_chart(s),
             charts::cost_chart(s),
             charts::history_chart(s),
             charts::parameter_charts(s),
             sections::curve_picker(s),
-            curves::load_curves(s)
+            curves::load_curves(s),
+            sections::at_the_rate(s)
         ),
         sections::trial_table(s),
         sections::warnings(s),

@@ -1,10 +1,10 @@
 (() => {
 'use strict';
 // The page is complete without this script: it sorts, filters, shows tooltips, shows one heat map at a time,
-// lays one trial's curve over the charts, and on a live page fetches the newer page.
+// lays one trial's curve over the charts, copies, and on a live page fetches the newer page.
 const root = document.documentElement;
 const $ = (id) => document.getElementById(id);
-const state = { sort: null, down: false, filter: '', outcome: '', pair: '0', over: '' };
+const state = { sort: null, down: false, filter: '', outcome: '', one: '0', two: '1', over: '' };
 root.classList.add('scripted');
 
 const cell = (tr, i) => { const td = tr.cells[i]; return td.dataset.v ?? td.textContent.trim(); };
@@ -38,8 +38,17 @@ function filter() {
   }
   $('count').textContent = `${shown} of ${all}`;
 }
-function heat() {
-  document.querySelectorAll('.heat[data-pair]').forEach((h) => h.classList.toggle('shown', h.dataset.pair === state.pair));
+// Two selects, one map. A pair's map has the more important parameter across; the same one twice moves the other on.
+function heat(event) {
+  if (!$('one')) return;
+  if (state.one === state.two) {
+    const other = event && event.target.id === 'two' ? 'one' : 'two';
+    state[other] = state[other] === '0' ? '1' : '0';
+  }
+  $('one').value = state.one;
+  $('two').value = state.two;
+  const pair = [Number(state.one), Number(state.two)].sort((a, b) => a - b).join(' ');
+  document.querySelectorAll('.heat').forEach((h) => h.classList.toggle('shown', h.dataset.pair === pair));
 }
 function scale(text) {
   const [low, high, from, to, log] = text.split(' ').map(Number);
@@ -77,7 +86,25 @@ function show(event) {
 document.addEventListener('pointerover', show);
 document.addEventListener('pointerdown', show);
 
+function copy(button) {
+  const pre = button.closest('div').querySelector('pre');
+  getSelection().selectAllChildren(pre);
+  const said = (text) => { button.textContent = text; };
+  // Where the clipboard is not given, the text is selected: one key is left to press.
+  if (navigator.clipboard) navigator.clipboard.writeText(pre.textContent).then(() => said('copied'), () => said('selected'));
+  else said('selected');
+}
 document.addEventListener('click', (event) => {
+  const button = event.target.closest('button.copy');
+  if (button) { copy(button); return; }
+  const thumb = event.target.closest('#table svg.thumb');
+  if (thumb) {
+    state.over = thumb.closest('tr').cells[0].textContent.trim();
+    $('over').value = state.over;
+    over();
+    $('curves-head').scrollIntoView();
+    return;
+  }
   const th = event.target.closest('#table thead th[aria-sort]');
   if (!th) return;
   state.down = state.sort === th.cellIndex ? !state.down : th.classList.contains('n') && th.cellIndex > 0;
@@ -85,13 +112,13 @@ document.addEventListener('click', (event) => {
   sort();
 });
 document.addEventListener('input', (event) => {
-  const redo = { filter, outcome: filter, pair: heat, over }[event.target.id];
+  const redo = { filter, outcome: filter, one: heat, two: heat, over }[event.target.id];
   if (!redo) return;
   state[event.target.id] = event.target.value;
-  redo();
+  redo(event);
 });
 function start() {
-  for (const id of ['filter', 'outcome', 'pair', 'over']) if ($(id)) $(id).value = state[id];
+  for (const id of ['filter', 'outcome', 'over']) if ($(id)) $(id).value = state[id];
   sort(); filter(); heat(); over();
 }
 start();
@@ -116,5 +143,7 @@ if ('live' in root.dataset) {
     }
   };
   news.addEventListener('changed', refresh);
+  news.addEventListener('open', () => { delete root.dataset.lost; });
+  news.addEventListener('error', () => { root.dataset.lost = ''; });
 }
 })();

@@ -4,13 +4,14 @@
 use std::fmt::Write as _;
 
 use super::curves::{highest_offered, thumbnail};
-use super::{charts, esc, verdict_class};
+use super::{esc, figure, verdict_class};
 use crate::report::text::{maybe, number, percent, rate, signed_percent};
 use crate::report::{
-    Row, Summary, compose_override, objective_words, recommended_env, warnings::warnings as found,
+    FinalDecision, Row, Summary, compose_override, objective_words, recommended_env,
+    warnings::warnings as found,
 };
-use crate::space::{Binding, Limit, Parameter};
-use crate::trial::TrialPhase;
+use crate::space::{Binding, Config, Limit, Parameter};
+use crate::trial::{Outcome, Trial, TrialPhase};
 
 /// Characters of a reason in the table; the CSV has more.
 const REASON: usize = 160;
@@ -39,34 +40,61 @@ pub(super) fn verdict(s: &Summary<'_>) -> String {
         let _ = write!(
             cards,
             "<div class=cards><div class=card><span>today</span><b>{}</b> rps{}</div><div class=\"card {}\"><span>{other}</span><b>{}</b> rps{}</div>\
-             <div class=card><span>difference</span><b>{} %</b><small>{} to {} % ({} pairs)</small></div></div>",
+             <div class=card><span>difference</span>{}</div></div>",
             rate(d.baseline_rps),
             interval(&s.baseline),
             verdict_class(s),
             rate(d.winner_rps),
             interval(&d.config),
-            signed_percent(d.gain[1]),
-            signed_percent(d.gain[0]),
-            signed_percent(d.gain[2]),
-            d.pairs
+            difference(d)
         );
         if !d.words.is_empty() {
             let _ = write!(cards, "<p class=note>{}</p>", esc(&d.words, 600));
         }
     }
-    let n = found(s).len();
-    let link = match n {
-        0 => String::new(),
-        1 => "<p><a href=#warnings>1 warning</a></p>".to_owned(),
-        n => format!("<p><a href=#warnings>{n} warnings</a></p>"),
-    };
     format!(
-        "<header class={}><p class=study>autotune · {}</p><h1>{word}</h1><p class=headline id=verdict>{}</p>{cards}{link}</header>{}",
+        "<header class={}><p class=study>autotune · {}</p><h1>{word}</h1><p class=headline id=verdict>{}</p>{cards}{}</header>",
         verdict_class(s),
         esc(&s.meta.name, 120),
         esc(&s.headline(), 1_200),
-        charts::finals_chart(s)
+        first_warnings(s)
     )
+}
+
+/// The gain and its interval, or that there is none.
+fn difference(d: &FinalDecision) -> String {
+    if !d.is_compared() {
+        return "<b>–</b><small>too few rounds</small>".to_owned();
+    }
+    format!(
+        "<b>{} %</b><small>{} to {} % ({} pairs)</small>",
+        signed_percent(d.gain[1]),
+        signed_percent(d.gain[0]),
+        signed_percent(d.gain[2]),
+        d.pairs
+    )
+}
+
+/// The weightiest warnings where they cannot be missed, and the way to the others.
+fn first_warnings(s: &Summary<'_>) -> String {
+    const SHOWN: usize = 2;
+    let all = found(s);
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut lines: String = all
+        .iter()
+        .take(SHOWN)
+        .map(|w| format!("<li>{}</li>", esc(w, 240)))
+        .collect();
+    match all.len().saturating_sub(SHOWN) {
+        0 => {}
+        1 => lines.push_str("<li><a href=#warnings>1 more warning</a></li>"),
+        n => {
+            let _ = write!(lines, "<li><a href=#warnings>{n} more warnings</a></li>");
+        }
+    }
+    format!("<ul class=first>{lines}</ul>")
 }
 
 fn sets(p: &Parameter) -> String {
@@ -91,7 +119,7 @@ pub(super) fn configs(s: &Summary<'_>) -> String {
     };
     let mut rows = String::new();
     for p in &s.space.parameters {
-        let show = |c: Option<&crate::space::Config>| {
+        let show = |c: Option<&Config>| {
             c.and_then(|c| c.get(&p.name))
                 .map_or("–".to_owned(), |v| esc(&v.to_string(), 120))
         };
@@ -99,7 +127,7 @@ pub(super) fn configs(s: &Summary<'_>) -> String {
         let class = if a == b { "same" } else { "changed" };
         let _ = write!(
             rows,
-            "<tr class={class}><th scope=row>{}<td class=n>{a}<td class=n>{b}<td>{}</tr>",
+            "<tr class={class}><th scope=row>{}<small>{}</small><td class=n>{a}<td class=n>{b}</tr>",
             esc(&p.name, 80),
             esc(&sets(p), 120)
         );
@@ -115,7 +143,7 @@ pub(super) fn configs(s: &Summary<'_>) -> String {
                 .collect();
             let _ = write!(
                 paste,
-                "<div><h3>{title}</h3><pre>{}</pre></div>",
+                "<div><h3>{title} <button type=button class=\"js copy\">copy</button></h3><pre>{}</pre></div>",
                 lines.join("\n")
             );
         };
@@ -125,8 +153,14 @@ pub(super) fn configs(s: &Summary<'_>) -> String {
         }
     }
     format!(
-        "<section id=configs><h2>Configuration</h2><div class=scroll><table class=configs><thead><tr><th>parameter<th>today<th>{name}<th>sets</tr></thead>\
-         <tbody>{rows}</tbody></table></div><div class=paste>{paste}</div></section>"
+        "<section id=configs><h2>{}</h2><div class=scroll><table class=\"configs {}\"><thead><tr><th>parameter<th class=n>today<th class=n>{name}</tr></thead>\
+         <tbody>{rows}</tbody></table></div><div class=paste>{paste}</div></section>",
+        if s.is_win() {
+            "What to change"
+        } else {
+            "Configuration"
+        },
+        verdict_class(s)
     )
 }
 
@@ -186,17 +220,86 @@ pub(super) fn curve_picker(s: &Summary<'_>) -> String {
         })
         .collect();
     format!(
-        "<p class=note><span class=key-today>today</span> <span class=key-best>{}</span> <label class=js>lay over: <select id=over><option value=\"\">none</option>{options}</select></label></p>",
-        if s.is_win() { "recommended" } else { "best" }
+        "<p class=note>{} <span class=key-all>every trial</span> <label class=js><span class=key-picked>lay over</span> <select id=over><option value=\"\">none</option>{options}</select></label></p>",
+        legend(s)
     )
+}
+
+/// What the colours of every chart mean.
+pub(super) fn legend(s: &Summary<'_>) -> String {
+    let best = if s.is_win() { "recommended" } else { "best" };
+    format!("<span class=key-today>today</span> <span class=key-best>{best}</span>")
+}
+
+/// The measured trial of `config` that speaks for it: of the finals where there are some, the middle one.
+fn typical<'a>(s: &'a Summary<'_>, config: &Config) -> Option<&'a Row> {
+    let of = |finals: bool| {
+        let mut rows: Vec<&Row> = s
+            .rows
+            .iter()
+            .filter(|r| r.config == *config && r.latency_ms.is_some() && r.rate_rps.is_some())
+            .filter(|r| (r.phase == TrialPhase::Final) == finals)
+            .collect();
+        rows.sort_by(|a, b| a.rate_rps.unwrap_or(0.0).total_cmp(&b.rate_rps.unwrap_or(0.0)));
+        rows.get(rows.len() / 2).copied()
+    };
+    of(true).or_else(|| of(false))
+}
+
+/// The figures of both configurations at the highest rate that each of them sustains.
+pub(super) fn at_the_rate(s: &Summary<'_>) -> String {
+    let title = "At the sustainable rate";
+    let best = match s.recommended().filter(|_| s.is_win()) {
+        Some(c) => Some(c),
+        None => s.best_row().and_then(|i| s.rows.get(i)).map(|r| &r.config),
+    };
+    let today = typical(s, &s.baseline);
+    let best = best.filter(|c| **c != s.baseline).and_then(|c| typical(s, c));
+    if today.is_none() && best.is_none() {
+        return String::new();
+    }
+    let mut lines = String::new();
+    let mut line = |name: &str, of: &dyn Fn(&Row) -> Option<String>| {
+        let (a, b) = (today.and_then(of), best.and_then(of));
+        if a.is_some() || b.is_some() {
+            let show = |x: Option<String>| x.unwrap_or_else(|| "–".to_owned());
+            let _ = write!(
+                lines,
+                "<tr><th scope=row>{name}<td class=n>{}<td class=n>{}</tr>",
+                show(a),
+                show(b)
+            );
+        }
+    };
+    line("sustained, rps", &|r| r.rate_rps.map(rate));
+    line("good answers/s", &|r| r.goodput_rps.map(rate));
+    line("lost, %", &|r| r.error_ratio.map(percent));
+    for (i, name) in ["p50, ms", "p95, ms", "p99, ms"].into_iter().enumerate() {
+        line(name, &|r| {
+            r.latency_ms.and_then(|l| l.get(i).map(|x| number(*x, 1)))
+        });
+    }
+    line("CPU used, cores", &|r| r.cpu_used.map(|x| number(x, 2)));
+    line("throttled, %", &|r| r.throttled_ratio.map(percent));
+    line("memory peak, MiB", &|r| r.memory_peak_mb.map(|x| number(x, 0)));
+    line("database connections, peak", &|r| {
+        r.db_connections_peak.map(|x| number(x, 0))
+    });
+    line("cost", &|r| r.cost.map(|x| number(x, 3)));
+    let name = if s.is_win() { "recommended" } else { "best" };
+    let body = format!(
+        "<div class=scroll><table class=rates><thead><tr><th><th class=n>today<th class=n>{name}</tr></thead><tbody>{lines}</tbody></table></div>"
+    );
+    let note = "Each at its own highest sustainable rate: the latency is that of a service at its limit, not of a usual day.";
+    figure(title, note, &body, "rates")
 }
 
 /// All trials, sortable and filtered by the page's script.
 pub(super) fn trial_table(s: &Summary<'_>) -> String {
-    let mut columns: Vec<(&str, &str)> = vec![("trial", "n"), ("phase", ""), ("outcome", "")];
+    let mut columns: Vec<(&str, &str)> = vec![("trial", "n"), ("phase", ""), ("outcome", ""), ("rps", "n")];
     columns.extend(s.space.parameters.iter().map(|p| (p.name.as_str(), "n")));
-    columns.extend(["rps", "lost %", "p50 ms", "p99 ms", "cost"].map(|name| (name, "n")));
-    columns.extend([("curve", "curve"), ("binds", ""), ("reason", "")]);
+    columns.extend(["lost %", "p50 ms", "p99 ms", "cost"].map(|name| (name, "n")));
+    columns.extend([("curve", "curve"), ("binds", ""), ("remarks", "")]);
     let mut head = String::new();
     for (name, class) in columns {
         let name = esc(name, 60);
@@ -216,7 +319,7 @@ pub(super) fn trial_table(s: &Summary<'_>) -> String {
         } else {
             thumbnail(t, top)
         };
-        row(&mut body, s, r, &thumb);
+        row(&mut body, s, r, t, &thumb);
     }
     format!(
         "<section id=trials><h2>All trials</h2><p class=\"js controls\"><label>Filter <input id=filter type=search placeholder=\"text, or outcome\"></label> \
@@ -225,28 +328,34 @@ pub(super) fn trial_table(s: &Summary<'_>) -> String {
     )
 }
 
-fn row(out: &mut String, s: &Summary<'_>, r: &Row, thumb: &str) {
+/// How a trial ended, and the reason where nothing was measured, as HTML; and the remarks where something was.
+fn outcome(r: &Row, t: &Trial) -> (String, String) {
+    let reason = esc(&r.reason, REASON);
+    let (word, reason, remarks) = match &t.outcome {
+        Some(Outcome::Measured { .. }) | None => (r.outcome.to_owned(), String::new(), reason),
+        Some(Outcome::Failed { failure, .. }) => {
+            let kind = failure.name();
+            let why = reason
+                .strip_prefix(&format!("{kind}: "))
+                .map_or(reason.clone(), str::to_owned);
+            (format!("failed: {kind}"), why, String::new())
+        }
+        Some(_) => (r.outcome.to_owned(), reason, String::new()),
+    };
+    if reason.is_empty() {
+        (word, remarks)
+    } else {
+        (format!("{word}<small>{reason}</small>"), remarks)
+    }
+}
+
+fn row(out: &mut String, s: &Summary<'_>, r: &Row, t: &Trial, thumb: &str) {
     let mark = match () {
         () if r.config == s.baseline => " class=today",
         () if s.is_win() && s.recommended() == Some(&r.config) => " class=best",
         () => "",
     };
     let round = r.round.map_or(String::new(), |n| format!(" {n}"));
-    let _ = write!(
-        out,
-        "<tr data-o={}{mark}><td class=n>{}<td>{}{round}<td>{}",
-        r.outcome,
-        r.trial,
-        r.phase.name(),
-        r.outcome
-    );
-    for p in &s.space.parameters {
-        let v = r
-            .config
-            .get(&p.name)
-            .map_or(String::new(), |v| esc(&v.to_string(), 60));
-        let _ = write!(out, "<td class=n>{v}");
-    }
     let bound = match r.verdict {
         "at_most" => "≤ ",
         "at_least" | "generator_limited" => "≥ ",
@@ -258,17 +367,32 @@ fn row(out: &mut String, s: &Summary<'_>, r: &Row, thumb: &str) {
         });
         format!("<span{interval}>{bound}{}</span>", rate(x))
     });
-    let sort = |x: Option<f64>| maybe(x, 3);
+    let (outcome, remarks) = outcome(r, t);
     let _ = write!(
         out,
-        "<td class=n data-v=\"{}\">{rps}<td class=n>{}<td class=n>{}<td class=n>{}<td class=n>{}<td>{thumb}<td>{}<td>{}",
-        sort(r.rate_rps),
+        "<tr data-o={}{mark}><td class=n>{}<td>{}{round}<td>{}<td class=n data-v=\"{}\">{rps}",
+        r.outcome,
+        r.trial,
+        r.phase.name(),
+        outcome,
+        maybe(r.rate_rps, 3)
+    );
+    for p in &s.space.parameters {
+        let v = r
+            .config
+            .get(&p.name)
+            .map_or(String::new(), |v| esc(&v.to_string(), 60));
+        let _ = write!(out, "<td class=n>{v}");
+    }
+    let _ = write!(
+        out,
+        "<td class=n>{}<td class=n>{}<td class=n>{}<td class=n>{}<td>{thumb}<td>{}<td>{}",
         r.error_ratio.map_or(String::new(), percent),
         maybe(r.latency_ms.map(|l| l[0]), 1),
         maybe(r.latency_ms.map(|l| l[2]), 1),
         maybe(r.cost, 3),
         r.binding.as_deref().map_or(String::new(), |b| esc(b, 40)),
-        esc(&r.reason, REASON)
+        remarks
     );
     out.push_str("</tr>\n");
 }

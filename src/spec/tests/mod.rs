@@ -183,7 +183,14 @@ fn process(rest: &str) -> String {
 
 #[test]
 fn the_experiments_are_valid() {
-    for name in ["pool", "smoke", "quickstart"] {
+    for name in [
+        "pool",
+        "smoke",
+        "quickstart",
+        "report_plan",
+        "overnight",
+        "balancer",
+    ] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("experiments/{name}.toml"));
         let spec = load(&path, &|_| None).unwrap_or_else(|e| panic!("{e}"));
         assert!(spec.warnings.is_empty(), "{:?}", spec.warnings);

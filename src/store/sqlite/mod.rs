@@ -6,6 +6,7 @@
 
 mod errors;
 mod open;
+mod turn;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use sqlx::Row;
-use sqlx::sqlite::{SqliteJournalMode, SqlitePool, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqlitePool, SqliteQueryResult, SqliteSynchronous};
 
 use self::errors::{migrate_error, sql_error};
-use self::open::{connect, inspect, make_file, make_folder, migrator, options};
+use self::open::{BUSY, connect, inspect, make_file, make_folder, migrator, options};
+pub use self::turn::{Turn, turn};
 use super::{Journal, NewTrial, StoreError, StudyMeta, TrialEnd, histograms};
 use crate::measurement::Histograms;
 use crate::trial::{Probe, Trial};
@@ -35,11 +37,16 @@ pub enum WriteFault {
     Fail,
     /// Written, and reported as an I/O error: the answer was lost.
     FailAfter,
-    /// The process ends before the write.
-    AbortBefore,
-    /// The process ends when the write is on disk.
-    AbortAfter,
+    /// SIGKILL before the write.
+    KillBefore,
+    /// SIGKILL when the write is on disk.
+    KillAfter,
 }
+
+/// Builds for development take the fault of one write from here, "7 kill_after", so that a whole run of the tool can be
+/// killed at any write. A release knows nothing of it.
+#[cfg(debug_assertions)]
+const FAULT_VARIABLE: &str = "AUTOTUNE_TEST_JOURNAL_FAULT";
 
 /// Decides on the write with this number (from 1, counted over the life of one journal).
 pub type WriteHook = Arc<dyn Fn(u64) -> WriteFault + Send + Sync>;
@@ -69,6 +76,8 @@ impl Sqlite {
     pub async fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(JOURNAL_FILE);
         make_folder(dir)?;
+        // Two processes that make the same journal at once: migrations are not made for that.
+        let _turn = turn(dir, BUSY).await?;
         if !make_file(&path)? {
             inspect(&path).await?;
         }
@@ -102,7 +111,7 @@ impl Sqlite {
             pool,
             path,
             writes: Arc::new(AtomicU64::new(0)),
-            hook: None,
+            hook: hook_from_env(),
         }
     }
 
@@ -152,14 +161,14 @@ impl Sqlite {
     }
 
     /// One numbered write: the fault that is due, then `query`, durable when it returns.
-    async fn write(&self, what: &str, query: Query<'_>) -> Result<u64, StoreError> {
+    async fn write(&self, what: &str, query: Query<'_>) -> Result<SqliteQueryResult, StoreError> {
         let number = self.writes.fetch_add(1, Ordering::Relaxed) + 1;
         let fault = self.hook.as_ref().map_or(WriteFault::Go, |hook| hook(number));
         let injected = || StoreError::Io(format!("injected fault at journal write {number} ({what})"));
         match fault {
             WriteFault::Fail => return Err(injected()),
-            WriteFault::AbortBefore => std::process::abort(),
-            WriteFault::Go | WriteFault::FailAfter | WriteFault::AbortAfter => {}
+            WriteFault::KillBefore => die(),
+            WriteFault::Go | WriteFault::FailAfter | WriteFault::KillAfter => {}
         }
         // One statement is one transaction, and synchronous FULL syncs the log before it returns.
         let done = query
@@ -168,8 +177,8 @@ impl Sqlite {
             .map_err(|e| self.error(what, &e))?;
         match fault {
             WriteFault::FailAfter => Err(injected()),
-            WriteFault::AbortAfter => std::process::abort(),
-            _ => Ok(done.rows_affected()),
+            WriteFault::KillAfter => die(),
+            _ => Ok(done),
         }
     }
 
@@ -247,7 +256,7 @@ impl Journal for Sqlite {
         let text = json("the study", meta)?;
         let query =
             sqlx::query("INSERT INTO study (id, meta) VALUES (1, ?1) ON CONFLICT (id) DO NOTHING").bind(text);
-        match self.write("begin the study", query).await? {
+        match self.write("begin the study", query).await?.rows_affected() {
             0 => Err(StoreError::Conflict(format!(
                 "{} holds a study already; --fresh archives it and begins again",
                 self.path.display()
@@ -267,12 +276,8 @@ impl Journal for Sqlite {
         .bind(trial.round)
         .bind(&trial.host)
         .bind(now());
-        self.write("begin a trial", query).await?;
-        // One writer, one connection: the row just inserted has the largest number.
-        let number: i64 = sqlx::query_scalar("SELECT max(number) FROM trial")
-            .fetch_one(&self.pool)
-            .await
-            .map_err(|e| self.error("begin a trial", &e))?;
+        // The number is the row's id: right also when another process begins a trial at the same time.
+        let number = self.write("begin a trial", query).await?.last_insert_rowid();
         u32::try_from(number).map_err(|e| self.unreadable("trial", &e.to_string()))
     }
 
@@ -293,7 +298,7 @@ impl Journal for Sqlite {
         .bind(probe.number)
         .bind(data)
         .bind(blob);
-        match self.write(&what, query).await? {
+        match self.write(&what, query).await?.rows_affected() {
             0 => Err(self.refuse(trial, &what).await),
             _ => Ok(()),
         }
@@ -314,7 +319,7 @@ impl Journal for Sqlite {
         .bind(outcome)
         .bind(end.seconds)
         .bind(&end.binding);
-        match self.write(&what, query).await? {
+        match self.write(&what, query).await?.rows_affected() {
             0 => Err(self.refuse(trial, &what).await),
             _ => Ok(()),
         }
@@ -323,31 +328,7 @@ impl Journal for Sqlite {
     async fn trials(&self) -> Result<Vec<Trial>, StoreError> {
         // One read transaction: a study that is written meanwhile shows one state.
         let mut tx = self.pool.begin().await.map_err(|e| self.error("be read", &e))?;
-        let rows = sqlx::query(
-            "SELECT number, phase, config, round, host, started_at, outcome, seconds, binding
-             FROM trial ORDER BY number",
-        )
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(|e| self.error("be read", &e))?;
-        let mut trials = Vec::with_capacity(rows.len());
-        for row in &rows {
-            trials.push(self.trial_of(row)?);
-        }
-        let probes = sqlx::query("SELECT trial, data FROM probe ORDER BY trial, number")
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(|e| self.error("be read", &e))?;
-        for row in &probes {
-            let number: i64 = self.column(row, 0)?;
-            let probe: Probe = self.parse("probe", &self.column::<String>(row, 1)?)?;
-            let found = trials.binary_search_by_key(&number, |t| i64::from(t.number));
-            match found.ok().and_then(|i| trials.get_mut(i)) {
-                Some(t) => t.probes.push(probe),
-                None => return Err(self.unreadable("probe", "its trial is missing")),
-            }
-        }
-        Ok(trials)
+        self.read_trials(&mut tx).await
     }
 
     async fn histograms(&self, trial: u32, probe: u32) -> Result<Option<Histograms>, StoreError> {
@@ -381,7 +362,61 @@ impl Journal for Sqlite {
     }
 }
 
+/// kill -9 of this very process: nothing is unwound, flushed or told.
+fn die() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    std::process::abort()
+}
+
+#[cfg(debug_assertions)]
+fn hook_from_env() -> Option<WriteHook> {
+    let text = std::env::var(FAULT_VARIABLE).ok()?;
+    let (at, how) = text.split_once(' ')?;
+    let at: u64 = at.parse().ok()?;
+    let fault = match how {
+        "fail" => WriteFault::Fail,
+        "fail_after" => WriteFault::FailAfter,
+        "kill_before" => WriteFault::KillBefore,
+        "kill_after" => WriteFault::KillAfter,
+        _ => return None,
+    };
+    Some(Arc::new(move |n| if n == at { fault } else { WriteFault::Go }))
+}
+
+#[cfg(not(debug_assertions))]
+fn hook_from_env() -> Option<WriteHook> {
+    None
+}
+
 impl Sqlite {
+    async fn read_trials(&self, on: &mut SqliteConnection) -> Result<Vec<Trial>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT number, phase, config, round, host, started_at, outcome, seconds, binding
+             FROM trial ORDER BY number",
+        )
+        .fetch_all(&mut *on)
+        .await
+        .map_err(|e| self.error("be read", &e))?;
+        let mut trials = Vec::with_capacity(rows.len());
+        for row in &rows {
+            trials.push(self.trial_of(row)?);
+        }
+        let probes = sqlx::query("SELECT trial, data FROM probe ORDER BY trial, number")
+            .fetch_all(&mut *on)
+            .await
+            .map_err(|e| self.error("be read", &e))?;
+        for row in &probes {
+            let number: i64 = self.column(row, 0)?;
+            let probe: Probe = self.parse("probe", &self.column::<String>(row, 1)?)?;
+            let found = trials.binary_search_by_key(&number, |t| i64::from(t.number));
+            match found.ok().and_then(|i| trials.get_mut(i)) {
+                Some(t) => t.probes.push(probe),
+                None => return Err(self.unreadable("probe", "its trial is missing")),
+            }
+        }
+        Ok(trials)
+    }
+
     fn column<'r, T>(&self, row: &'r sqlx::sqlite::SqliteRow, i: usize) -> Result<T, StoreError>
     where
         T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,

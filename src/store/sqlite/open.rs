@@ -20,7 +20,7 @@ const APPLICATION_ID: i64 = 0x4154_554E;
 /// Each SQLite file begins so.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// How long a reader or a second process is waited for.
-const BUSY: Duration = Duration::from_secs(10);
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 const MIGRATIONS: [(i64, &str, &str); 1] = [(
     1,

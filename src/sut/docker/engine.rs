@@ -300,6 +300,18 @@ impl Engine {
         Ok(raw::demultiplex(&bytes))
     }
 
+    /// Bytes that a container has received so far, over all its networks; 0 where it has none of its own.
+    pub async fn received_bytes(&self, id: &str) -> Result<u64, EngineError> {
+        let path = format!("/containers/{}/stats?stream=false&one-shot=true", raw::encode(id));
+        let stats = self.read("stats", id, &path).await?;
+        let networks = stats["networks"].as_object();
+        Ok(networks
+            .into_iter()
+            .flat_map(|n| n.values())
+            .filter_map(|n| n["rx_bytes"].as_u64())
+            .sum())
+    }
+
     /// Opens the stream of container events that happened after `since` (seconds.nanoseconds of the daemon's clock).
     pub async fn events(&self, since: &str) -> Result<raw::Lines, EngineError> {
         // {"type":["container"],"event":[...]}: exec events of health checks would flood the stream

@@ -7,10 +7,13 @@ pub mod cgroup;
 pub mod clone;
 pub mod engine;
 pub mod find;
+mod instances;
+mod neighbours;
 pub mod parking;
 mod place;
 mod raw;
 pub mod record;
+pub mod replicas;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -30,6 +33,7 @@ use crate::units::Bytes;
 use clone::Limits;
 use engine::{Engine, EngineError};
 use find::Original;
+use neighbours::Neighbours;
 use parking::{Filter, RestoreError};
 use record::{Record, Step};
 use watch::Watch;
@@ -40,13 +44,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(400);
 const EXPLANATION: Duration = Duration::from_millis(1_000);
 /// A restore that finds the daemon away tries again this often, with pauses of 1, 2, 4 ... seconds.
 const RESTORE_TRIES: u32 = 6;
+/// How long a trial waits for a daemon that was there before.
+const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
 /// The exit status of a process that was killed.
 const SIGKILL_STATUS: i64 = 137;
 
-/// A trial that is up, or was.
+/// An instance of a trial that is up, or was.
 #[derive(Debug, Clone)]
 struct Live {
     id: String,
+    /// From 1.
+    instance: u32,
     trial: u32,
     started_at: String,
     pid: Option<u32>,
@@ -60,6 +68,7 @@ struct Found {
     inspect: ContainerInspectResponse,
     grace: Duration,
     redactor: Redactor,
+    neighbours: Neighbours,
 }
 
 /// A compose service or container.
@@ -72,6 +81,8 @@ pub struct DockerSut {
     results: PathBuf,
     found: Option<Found>,
     live: Option<Live>,
+    /// The second instance and the rest, where a config has several.
+    others: Vec<Live>,
     watch: Option<Watch>,
     lock: Option<Lock>,
     notes: Notes,
@@ -89,6 +100,7 @@ impl DockerSut {
             results: results.to_owned(),
             found: None,
             live: None,
+            others: Vec::new(),
             watch: None,
             lock: None,
             notes: Notes::default(),
@@ -130,6 +142,7 @@ impl DockerSut {
             self.found = Some(Found {
                 grace: parking::grace(inspect.config.as_ref().and_then(|c| c.stop_timeout)),
                 redactor: redactor(&inspect, &self.spec, parameters),
+                neighbours: Neighbours::of(&all, &original),
                 original,
                 inspect,
             });
@@ -151,6 +164,10 @@ impl DockerSut {
 
     /// Docker's messages may quote what it was sent.
     fn redacted(&self, e: EngineError) -> SutError {
+        // A socket that was there and is gone belongs to a daemon that is being restarted.
+        if self.found.is_some() && matches!(e, EngineError::Missing(_)) {
+            return SutError::Infrastructure(self.redact(&e.to_string()));
+        }
         match e.into_sut() {
             SutError::Infrastructure(m) => SutError::Infrastructure(self.redact(&m)),
             SutError::Refused { exit, message } => SutError::Refused {
@@ -182,6 +199,14 @@ impl DockerSut {
         ))
     }
 
+    /// What happened to a service that ours leans on, since the trial began.
+    fn trouble(&self) -> Option<SutError> {
+        let what = self.watch.as_ref().and_then(Watch::trouble)?;
+        Some(SutError::Infrastructure(format!(
+            "{what} during the trial, which says nothing about the config"
+        )))
+    }
+
     /// Everything before the trial itself: observed, parked, no leftovers.
     async fn make_room(&mut self, trial: u32) -> Result<(), SutError> {
         if let Some(message) = self.foreign() {
@@ -189,7 +214,7 @@ impl DockerSut {
         }
         let engine = self.engine.clone();
         let mut original = self.known()?.original.clone();
-        let all = engine.list().await?;
+        let all = engine.list().await.map_err(|e| self.redacted(e))?;
         let Some(listed) = all.iter().find(|c| c.id == original.id) else {
             return Err(refused(format!(
                 "container {} was removed by somebody; {}",
@@ -220,11 +245,17 @@ impl DockerSut {
                 parking::short(&other.id)
             )));
         }
-        parking::remove_trials(&engine, &leftovers).await?;
+        let removed = parking::remove_trials(&engine, &leftovers).await;
+        removed.map_err(|e| self.redacted(e))?;
         self.record(&original, Step::Park, trial)
             .map_err(|e| record::refused(&self.results, &e))?;
         if self.watch.is_none() {
-            self.watch = Some(Watch::begin(&engine, &original).await?);
+            let watch = Watch::begin(&engine, &original).await;
+            self.watch = Some(watch.map_err(|e| self.redacted(e))?);
+        }
+        let neighbours = self.known()?.neighbours.clone();
+        if let Some(watch) = &self.watch {
+            watch.mind(&neighbours);
         }
         let grace = self.known()?.grace;
         self.notes.send(Note::Parking {
@@ -233,13 +264,21 @@ impl DockerSut {
         });
         let parked = parking::park(&engine, &mut original, grace).await;
         self.known()?.original = original;
-        parked.map_err(|e| self.redacted(e))
+        parked.map_err(|e| self.redacted(e))?;
+        match neighbours.settle(&engine).await {
+            Ok(None) => Ok(()),
+            Ok(Some(which)) => Err(SutError::Infrastructure(format!(
+                "{which}, and the service needs it"
+            ))),
+            Err(e) => Err(self.redacted(e)),
+        }
     }
 
-    /// Creates and starts the trial. On an error what was made of it is removed by the caller.
+    /// Creates and starts an instance of the trial, from 1. On an error what was made of it is removed by the caller.
     async fn launch(
         &mut self,
         trial: u32,
+        instance: u32,
         env: &BTreeMap<String, String>,
         limits: Limits,
     ) -> Result<String, SutError> {
@@ -252,16 +291,18 @@ impl DockerSut {
             .collect();
         all_env.extend(env.clone());
         let labels = parking::labels(&self.run_id, &found.original, trial);
-        let plan = clone::blueprint(&found.inspect, &all_env, limits, &labels);
+        let mut plan = clone::blueprint(&found.inspect, &all_env, limits, &labels);
+        replicas::adapt(&mut plan, &found.original.name, instance);
         self.record(&found.original, Step::Deploy, trial)
             .map_err(|e| record::refused(&self.results, &e))?;
-        let name = &found.original.name;
-        let id = match self.engine.create(name, plan.body).await {
+        let name = replicas::name(&found.original.name, instance);
+        let id = match self.engine.create(&name, plan.body).await {
             Ok(id) => id,
             Err(e) => return Err(self.not_created(e)),
         };
-        self.live = Some(Live {
+        let live = Live {
             id: id.clone(),
+            instance,
             trial,
             started_at: String::new(),
             pid: None,
@@ -272,7 +313,12 @@ impl DockerSut {
                     .as_ref()
                     .and_then(|h| h.memory)
                     .is_some_and(|m| m > 0),
-        });
+        };
+        if instance > 1 {
+            self.others.push(live);
+        } else {
+            self.live = Some(live);
+        }
         if let Some(watch) = &self.watch {
             watch.add(&id);
         }
@@ -316,13 +362,24 @@ impl DockerSut {
         }
     }
 
-    /// Looks at the trial once; an error where it is not simply running.
+    /// Looks at every instance of the trial once; an error where one is not simply running. The first one's facts.
     async fn look(&self) -> Result<Json, SutError> {
         let Some(live) = &self.live else {
             return Err(SutError::Infrastructure("no trial is deployed".into()));
         };
+        let first = self.look_at(live).await?;
+        for other in &self.others {
+            self.look_at(other).await?;
+        }
+        Ok(first)
+    }
+
+    async fn look_at(&self, live: &Live) -> Result<Json, SutError> {
         if let Some(message) = self.foreign() {
             return Err(refused(message));
+        }
+        if let Some(trouble) = self.trouble() {
+            return Err(trouble);
         }
         let json = match self.engine.inspect(&live.id).await {
             Ok(json) => json,
@@ -442,51 +499,55 @@ impl DockerSut {
     ) -> Result<Deployment, SutError> {
         let env = tuned_env(parameters, config);
         let limits = Limits::of(parameters, config);
-        let id = self.launch(trial, &env, limits).await?;
-        let started = self.look().await?;
-        if let Some(live) = &mut self.live {
-            live.started_at = started["State"]["StartedAt"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
-            live.pid = started["State"]["Pid"]
-                .as_u64()
-                .and_then(|p| u32::try_from(p).ok());
+        let count = replicas::wanted(parameters, config);
+        let mut ids = Vec::new();
+        for instance in 1..=count {
+            ids.push(self.launch(trial, instance, &env, limits).await?);
         }
+        let started = self.note_starts().await?;
         let spec_url = self.spec.url.clone();
-        let base = place::url(&spec_url, &self.known()?.inspect, &started)?;
+        let base = place::url(
+            &spec_url,
+            &self.known()?.inspect,
+            started.first().unwrap_or(&Json::Null),
+        )?;
         // The budget counts from the start, stopping the predecessor is not the config's fault.
-        self.wait_ready(&base, Instant::now()).await?;
-        let now = typed(self.look().await?, &id)?;
-        let missing = clone::missing(&now, &env, limits);
-        if !missing.is_empty() {
-            return Err(SutError::Infrastructure(format!(
-                "docker started the trial without what was asked: {}",
-                missing.join(", ")
-            )));
+        let urls = if replicas::is_tuned(parameters) {
+            self.wait_all_ready(&base, &started, &ids, Instant::now()).await?
+        } else {
+            self.wait_ready(&base, Instant::now()).await?;
+            vec![base]
+        };
+        self.check_live(&env, limits).await?;
+        let mut proof = proof(&env, limits);
+        if replicas::is_tuned(parameters) {
+            proof.push(format!("instances={count}"));
         }
         Ok(Deployment {
-            urls: vec![base],
-            proof: proof(&env, limits),
-            containers: vec![id],
+            urls,
+            proof,
+            containers: ids,
             pids: Vec::new(),
             ready_s: since.elapsed().as_secs_f64(),
         })
     }
 
     async fn remove_live(&mut self) -> Result<(), SutError> {
-        let Some(live) = self.live.clone() else {
+        let all: Vec<Live> = self.live.iter().chain(&self.others).cloned().collect();
+        let Some(first) = all.first() else {
             return Ok(());
         };
         if let Some(watch) = &self.watch {
-            watch.forget(&live.id);
+            all.iter().for_each(|l| watch.forget(&l.id));
         }
         if let Some(found) = &self.found {
-            self.note(&found.original, Step::Teardown, live.trial);
+            self.note(&found.original, Step::Teardown, first.trial);
         }
-        let gone = parking::remove_trials(&self.engine, &[(live.id.clone(), String::new())]).await;
+        let ids: Vec<(String, String)> = all.iter().map(|l| (l.id.clone(), String::new())).collect();
+        let gone = parking::remove_trials(&self.engine, &ids).await;
         gone.map_err(|e| self.redacted(e))?;
         self.live = None;
+        self.others.clear();
         Ok(())
     }
 }
@@ -510,6 +571,13 @@ impl Sut for DockerSut {
         facts.lines = lines(found, &version);
         facts.warnings = unread;
         facts.warnings.extend(place::anonymous_volumes(&found.inspect));
+        facts.warnings.extend(replicas::check(
+            parameters,
+            &spec_url,
+            &found.original.name,
+            &found.inspect,
+        )?);
+        facts.addresses = addresses(&found.inspect);
         let text = |v: &Json| v.as_str().unwrap_or("unknown").to_owned();
         facts
             .environment
@@ -517,6 +585,8 @@ impl Sut for DockerSut {
         facts
             .environment
             .insert("docker_api".into(), text(&version["ApiVersion"]));
+        let cores = info["NCPU"].as_u64().map_or(String::new(), |n| n.to_string());
+        facts.environment.insert("engine_cpus".into(), cores);
         let cgroup = info["CgroupVersion"].as_str().unwrap_or("1").to_owned();
         facts.environment.insert("cgroup_version".into(), cgroup);
         facts
@@ -540,9 +610,13 @@ impl Sut for DockerSut {
     ) -> Result<Deployment, SutError> {
         let since = Instant::now();
         self.find(parameters).await?;
+        self.await_daemon().await?;
         self.remove_live().await?;
         self.make_room(trial).await?;
-        let result = self.up(trial, parameters, config, since).await;
+        let mut result = self.up(trial, parameters, config, since).await;
+        if let (Err(SutError::Config { .. }), Some(trouble)) = (&result, self.trouble()) {
+            result = Err(trouble);
+        }
         if result.is_err()
             && let Err(e) = self.remove_live().await
         {
@@ -585,12 +659,14 @@ impl Sut for DockerSut {
                     self.note(&original, Step::Restored, 0);
                     self.notes.send(Note::GivenBack { id: original.id });
                     self.live = None;
+                    self.others.clear();
                     self.found = None;
                     let said: Vec<String> = done.into_iter().map(|r| r.what).collect();
                     return Ok(Some(said.join("; ")).filter(|s| !s.is_empty()));
                 }
                 Err(RestoreError::Away(e)) if attempt == RESTORE_TRIES => {
-                    return Err(away_at_restore(&original, &self.redact(&e.to_string())));
+                    let trials = self.others.iter().map(|l| (l.id.clone(), String::new()));
+                    return Err(away_at_restore(&original, trials, &self.redact(&e.to_string())));
                 }
                 Err(RestoreError::Away(_)) => tokio::time::sleep(pause).await,
                 Err(e) => return Err(e.into()),
@@ -622,10 +698,25 @@ impl DockerSut {
         let filter = Filter::Originals(vec![original.id.clone()]);
         if parking::observe(&all, &filter).is_empty() {
             self.live = None;
+            self.others.clear();
             return Ok(None);
         }
         self.hold(&original).await?;
         Ok(Some(original))
+    }
+
+    /// A daemon that is being restarted is waited for, before that counts as a fault.
+    async fn await_daemon(&self) -> Result<(), SutError> {
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(250);
+        loop {
+            match self.engine.version().await {
+                Ok(_) => return Ok(()),
+                Err(e) if begun.elapsed() >= DAEMON_PATIENCE => return Err(self.redacted(e)),
+                Err(_) => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(Duration::from_secs(4));
+        }
     }
 
     fn note(&self, original: &Original, step: Step, trial: u32) {
@@ -636,14 +727,16 @@ impl DockerSut {
     }
 }
 
-fn away_at_restore(o: &Original, detail: &str) -> SutError {
+fn away_at_restore(o: &Original, others: impl Iterator<Item = (String, String)>, detail: &str) -> SutError {
     let parked = parking::Parked {
         original: Original {
             is_parked: true,
             ..o.clone()
         },
         is_up: false,
-        trials: vec![(o.name.clone(), o.name.clone())],
+        trials: std::iter::once((o.name.clone(), o.name.clone()))
+            .chain(others)
+            .collect(),
         exists: true,
     };
     SutError::RestoreFailed {
@@ -655,6 +748,17 @@ fn away_at_restore(o: &Original, detail: &str) -> SutError {
 
 fn refused(message: String) -> SutError {
     SutError::Refused { exit: 69, message }
+}
+
+/// Where the container's connections to others come from: its addresses in Docker's networks.
+fn addresses(inspect: &ContainerInspectResponse) -> Vec<String> {
+    let networks = inspect.network_settings.as_ref().and_then(|n| n.networks.clone());
+    networks
+        .unwrap_or_default()
+        .into_values()
+        .filter_map(|n| n.ip_address)
+        .filter(|ip| !ip.is_empty())
+        .collect()
 }
 
 fn typed(json: Json, name: &str) -> Result<ContainerInspectResponse, SutError> {
@@ -734,10 +838,30 @@ fn lines(found: &Found, version: &Json) -> Vec<String> {
             "it is parked by an earlier run, which did not end well; it is given back at the end".into(),
         );
     }
+    let parked = parking::parked_name(&o.name, o.was_running);
+    let back = if o.was_running {
+        "start and rename"
+    } else {
+        "rename"
+    };
     out.push(format!(
-        "it will be stopped and renamed to {}, and given back {state} under its name",
-        parking::parked_name(&o.name, o.was_running)
+        "docker actions, at first: rename {} to {parked}, stop it",
+        o.name
     ));
+    out.push(format!(
+        "  for each trial: create {} from image {} with the trial's variables and limits, connect it to the same networks, start it; \
+         afterwards stop and remove it",
+        o.name,
+        parking::short(
+            found
+                .inspect
+                .image
+                .as_deref()
+                .unwrap_or_default()
+                .trim_start_matches("sha256:")
+        )
+    ));
+    out.push(format!("  at the end: {back} {parked} back to {}", o.name));
     out
 }
 

@@ -279,21 +279,24 @@ async fn restore_one(engine: &Engine, parked: &Parked) -> Result<Restored, Resto
 
 /// Stops our trials, so that they can say goodbye to their database, and removes them with their anonymous volumes.
 pub async fn remove_trials(engine: &Engine, trials: &[(String, String)]) -> Result<(), EngineError> {
-    for (id, _) in trials {
-        match engine.stop(id, None, LONG_GRACE).await {
-            // A trial that takes longer than the deadline, or can't be stopped, is removed by force.
-            Ok(())
-            | Err(
-                EngineError::NotFound(_)
-                | EngineError::Conflict(_)
-                | EngineError::Status(..)
-                | EngineError::Late(_),
-            ) => {}
-            Err(e) => return Err(e),
-        }
-        engine.remove(id).await?;
+    // At once: each may take its whole grace period.
+    let all = trials.iter().map(|(id, _)| remove_trial(engine, id));
+    futures_util::future::join_all(all).await.into_iter().collect()
+}
+
+async fn remove_trial(engine: &Engine, id: &str) -> Result<(), EngineError> {
+    match engine.stop(id, None, LONG_GRACE).await {
+        // A trial that takes longer than the deadline, or can't be stopped, is removed by force.
+        Ok(())
+        | Err(
+            EngineError::NotFound(_)
+            | EngineError::Conflict(_)
+            | EngineError::Status(..)
+            | EngineError::Late(_),
+        ) => {}
+        Err(e) => return Err(e),
     }
-    Ok(())
+    engine.remove(id).await
 }
 
 /// Starts a container; a port that its predecessor has just given up may need a moment.

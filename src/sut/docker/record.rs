@@ -64,7 +64,10 @@ impl Record {
             id: original.id.clone(),
             name: original.name.clone(),
             by_hand: format!(
-                "autotune restore, or: docker rm -f -v {name}; docker rename {parked_name} {name}{start}",
+                "autotune restore, or: docker rm -f -v $(docker ps -aq --filter label={label}={id}); \
+                 docker rename {parked_name} {name}{start}",
+                label = super::parking::ORIGINAL,
+                id = original.id,
                 name = original.name,
                 start = if original.was_running {
                     format!("; docker start {}", original.name)

@@ -6,16 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
 use super::engine::{Engine, EngineError};
 use super::find::Original;
+use super::neighbours::Neighbours;
 use super::parking;
 
 /// Pauses between attempts to open the stream again.
 const RETRY: Duration = Duration::from_secs(1);
+/// A daemon that comes up again starts what its restart policies say, for about this long.
+const BOOT: Duration = Duration::from_secs(20);
 /// Trials that are remembered; more never run at once.
 const MOST_TRIALS: usize = 64;
 
@@ -34,7 +37,10 @@ pub struct TrialEvents {
 struct Seen {
     trials: BTreeMap<String, TrialEvents>,
     foreign: Option<String>,
+    neighbours: Neighbours,
+    trouble: Option<String>,
     gaps: u32,
+    reopened: Option<Instant>,
     last_nano: Option<i64>,
 }
 
@@ -64,6 +70,7 @@ impl Watch {
                 }
                 lock(&shared).gaps += 1;
                 lines = reopen(&engine, &shared).await;
+                lock(&shared).reopened = Some(Instant::now());
             }
         });
         Ok(Self { seen, task })
@@ -92,6 +99,21 @@ impl Watch {
     #[must_use]
     pub fn foreign(&self) -> Option<String> {
         lock(&self.seen).foreign.clone()
+    }
+
+    /// From now on what happens to these is told, until the next call.
+    pub(super) fn mind(&self, neighbours: &Neighbours) {
+        let mut seen = lock(&self.seen);
+        seen.trouble = None;
+        if seen.neighbours != *neighbours {
+            seen.neighbours = neighbours.clone();
+        }
+    }
+
+    /// What happened since then to a service that ours leans on.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.seen).trouble.clone()
     }
 
     /// How often the stream broke off.
@@ -129,6 +151,9 @@ impl Seen {
         let id = event["Actor"]["ID"].as_str().unwrap_or_default();
         let attributes = &event["Actor"]["Attributes"];
         let text = |key: &str| attributes[key].as_str().unwrap_or_default();
+        if let Some(what) = self.neighbours.trouble(action, attributes) {
+            self.trouble.get_or_insert(what);
+        }
         if let Some(trial) = self.trials.get_mut(id) {
             match action {
                 "oom" => trial.oom += 1,
@@ -144,6 +169,8 @@ impl Seen {
             }
         } else if id == original.id {
             match action {
+                // Restart policy `always`, under the parked name too: the next trial parks it again.
+                "start" if self.reopened.is_some_and(|t| t.elapsed() < BOOT) => {}
                 "start" | "destroy" => {
                     let done = if action == "start" { "started" } else { "removed" };
                     self.foreign(format!("somebody {done} the parked container {}", original.name));
@@ -246,6 +273,15 @@ mod tests {
         ] {
             assert!(after(std::slice::from_ref(&e)).foreign.is_some(), "{e}");
         }
+        let mut seen = Seen {
+            reopened: Some(Instant::now()),
+            ..Seen::default()
+        };
+        seen.take(&event("start", "orig", &none), &original());
+        assert_eq!(
+            seen.foreign, None,
+            "a daemon that was restarted starts it by its policy"
+        );
         let other =
             serde_json::json!({"com.docker.compose.project": "shop", "com.docker.compose.service": "db"});
         assert_eq!(after(&[event("create", "new", &other)]).foreign, None);

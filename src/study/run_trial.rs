@@ -120,7 +120,11 @@ impl Study<'_> {
     }
 
     pub(crate) fn host(&self) -> String {
-        self.facts.environment.get("host").cloned().unwrap_or_default()
+        self.facts
+            .environment
+            .get("host")
+            .cloned()
+            .unwrap_or_else(super::files::host_name)
     }
 }
 

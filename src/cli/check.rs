@@ -46,7 +46,7 @@ pub(super) async fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<u8>
 pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -> anyhow::Result<u8> {
     let mut facts = match &spec.sut {
         Some(s) => {
-            let mut sut = sut::open(s, "check", folder)?;
+            let mut sut = sut::open(s, "check", folder).map_err(ExitError::from)?;
             Some(
                 sut.preflight(&spec.space.parameters)
                     .await

@@ -112,6 +112,8 @@ pub fn main(cli: Cli) -> u8 {
     let json = cli.global.json;
     match dispatch(cli) {
         Ok(code) => code,
+        // The reader had enough (`| head`): a quiet end.
+        Err(e) if is_broken_pipe(&e) => exit::OK,
         Err(e) => {
             let code = e.downcast_ref::<ExitError>().map_or(exit::SOFTWARE, |e| e.code);
             // Nothing is left to do when stderr itself is gone.
@@ -124,6 +126,15 @@ pub fn main(cli: Cli) -> u8 {
             code
         }
     }
+}
+
+fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.downcast_ref::<ExitError>().is_none()
+        && e.chain().any(|cause| {
+            cause
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+        })
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<u8> {

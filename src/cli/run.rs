@@ -43,7 +43,7 @@ struct CommonArgs {
     #[arg(long, value_name = "DIR", env = "AUTOTUNE_RESULTS")]
     results: Option<PathBuf>,
     /// Most search trials.
-    #[arg(long, value_name = "N", env = "AUTOTUNE_TRIALS")]
+    #[arg(long, value_name = "N", env = "AUTOTUNE_TRIALS", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     trials: Option<u32>,
     /// Longest run, finals and giving back included: "8h".
     #[arg(long, value_name = "TIME", env = "AUTOTUNE_BUDGET", value_parser = duration)]

@@ -40,7 +40,7 @@ impl CommandSut {
     pub fn new(spec: &SutSpec, deploy: &[String], teardown: &[String]) -> Self {
         let added = spec.env.iter().map(|(k, v)| (k.as_str(), v.expose()));
         Self {
-            redactor: Redactor::new(added, |_| false),
+            redactor: Redactor::inherited(added),
             spec: spec.clone(),
             deploy: deploy.to_vec(),
             teardown: teardown.to_vec(),

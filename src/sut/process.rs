@@ -35,7 +35,7 @@ impl ProcessSut {
     pub fn new(spec: &SutSpec, command: Vec<String>) -> Self {
         let added = spec.env.iter().map(|(k, v)| (k.as_str(), v.expose()));
         Self {
-            redactor: Redactor::new(added, |_| false),
+            redactor: Redactor::inherited(added),
             spec: spec.clone(),
             command,
             child: None,

@@ -42,6 +42,18 @@ impl Redactor {
         Self { values }
     }
 
+    /// Hides the values of `added` and of our own environment, which a child process inherits: whatever it prints of them
+    /// is not shown. What every shell has (paths, names, language) says nothing and stays readable.
+    #[must_use]
+    pub fn inherited<'a>(added: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut all: Vec<(String, String)> = std::env::vars_os()
+            .map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned()))
+            .filter(|(name, _)| !is_of_every_shell(name))
+            .collect();
+        all.extend(added.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())));
+        Self::new(all.iter().map(|(k, v)| (k.as_str(), v.as_str())), |_| false)
+    }
+
     /// The values, for others who print.
     #[must_use]
     pub fn secrets(&self) -> Vec<Secret> {
@@ -188,6 +200,18 @@ fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// Variables whose values are no secret anywhere and stand in every second message.
+fn is_of_every_shell(name: &str) -> bool {
+    const NAMES: [&str; 17] = [
+        "PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "OLDPWD", "LANG", "LANGUAGE", "TERM", "TZ",
+        "TMPDIR", "HOSTNAME", "SHLVL", "NO_COLOR", "CI", "_",
+    ];
+    NAMES.contains(&name)
+        || ["LC_", "RUST", "CARGO", "AUTOTUNE_", "XDG_"]
+            .iter()
+            .any(|p| name.starts_with(p))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,5 +265,22 @@ mod tests {
             let shown = redactor().log(&format!("{prefix}canary-1b2c{suffix}"));
             proptest::prop_assert!(!shown.contains("canary-1b2c"));
         }
+    }
+
+    /// A name on the list by mistake would show a secret; one too few would mask half of every message.
+    #[test]
+    fn what_every_shell_has_stays_readable() {
+        assert!(
+            ["PATH", "LC_ALL", "RUST_LOG", "AUTOTUNE_SPACE"]
+                .iter()
+                .all(|n| is_of_every_shell(n))
+        );
+        assert!(
+            !["DATABASE_URL", "PGPASSWORD", "API_TOKEN"]
+                .iter()
+                .any(|n| is_of_every_shell(n))
+        );
+        let added = Redactor::inherited([("PASSWORD", "canary-in-a-child")]);
+        assert!(!added.text("db canary-in-a-child boom").contains("canary"));
     }
 }

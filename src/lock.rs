@@ -80,14 +80,15 @@ impl Lock {
     pub async fn container(key: &str, holder: &Holder) -> Result<Self, SutError> {
         let folder = std::env::temp_dir().join("autotune-locks");
         let path = folder.join(format!("{key}.lock"));
-        let file = shared_file(&folder, &path).map_err(|e| unwritable(&path, &e))?;
+        let file = shared_file(&folder, &path)
+            .map_err(|e| unwritable(&path, &e, "make it writable, or set TMPDIR to a folder that is"))?;
         Self::take(file, &path, holder).await
     }
 
     /// The lock of a results folder. It lies beside the folder, which `--fresh` moves away.
     pub async fn results(folder: &Path, holder: &Holder) -> Result<Self, SutError> {
         let path = results_path(folder);
-        let file = private_file(&path).map_err(|e| unwritable(&path, &e))?;
+        let file = private_file(&path).map_err(|e| unwritable(&path, &e, ELSEWHERE))?;
         Self::take(file, &path, holder).await
     }
 
@@ -96,11 +97,11 @@ impl Lock {
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
-                    holder.write(&file).map_err(|e| unwritable(path, &e))?;
+                    holder.write(&file).map_err(|e| unwritable(path, &e, ELSEWHERE))?;
                     return Ok(Self { file });
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) => {}
-                Err(e) => return Err(unwritable(path, &e.into())),
+                Err(e) => return Err(unwritable(path, &e.into(), ELSEWHERE)),
             }
             let other = Holder::read(path);
             let patience = match &other {
@@ -135,11 +136,40 @@ fn busy(wanted: &Holder, other: Option<&Holder>) -> SutError {
     SutError::Refused { exit: 75, message }
 }
 
-fn unwritable(path: &Path, e: &std::io::Error) -> SutError {
+/// What mends a folder that can't be written.
+const ELSEWHERE: &str = "make the folder writable and the disk not full, or name another with --results DIR";
+
+fn unwritable(path: &Path, e: &std::io::Error, remedy: &str) -> SutError {
     SutError::Refused {
         exit: 74,
-        message: format!("cannot lock {}: {e}", path.display()),
+        message: format!("cannot lock {}: {e}; {remedy}", path.display()),
     }
+}
+
+/// Whether a run could write into the results folder `folder`, looking only: the nearest folder that exists must be
+/// writable for this user. A full disk is not seen.
+///
+/// # Errors
+/// With exit code 74 and what mends it.
+pub fn would_write(folder: &Path) -> Result<(), SutError> {
+    use rustix::fs::{Access, access};
+    let parent = folder.parent().unwrap_or(Path::new(""));
+    let here = |p: &Path| match p.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => p.to_owned(),
+    };
+    let existing = folder.exists().then(|| folder.to_owned());
+    // The lock lies beside the study's folder, the tables in it.
+    let beside = parent.ancestors().map(here).find(|p| p.exists());
+    for place in [existing, beside].into_iter().flatten() {
+        if !place.is_dir() {
+            let e = std::io::Error::from(std::io::ErrorKind::NotADirectory);
+            return Err(unwritable(&place, &e, ELSEWHERE));
+        }
+        access(&place, Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(|e| unwritable(&place, &e.into(), ELSEWHERE))?;
+    }
+    Ok(())
 }
 
 fn private_file(path: &Path) -> std::io::Result<File> {

@@ -85,6 +85,42 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// For people: what happened to the service.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Oom => "out of memory",
+            Self::Crash => "it ended by itself",
+            Self::NeverReady => "it never got ready",
+            Self::Unstable => "it was restarted or flapped under load",
+            Self::TooManyClients => "the database refused more connections",
+            Self::NoCapacity => "it sustained no rate at all",
+            Self::Told => "told as failed",
+        }
+    }
+
+    /// What is to be looked at where it is today's configuration that fails.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Oom => "give it the memory that it has in production, or look for a leak at its start",
+            Self::Crash => {
+                "run it by hand with these variables; a variable or a service that it needs may be missing"
+            }
+            Self::NeverReady => {
+                "look whether `ready` in [sut] names the path and port that it answers on, or give it more time: \
+                 ready = { path = \"/ready\", timeout = \"60s\" }"
+            }
+            Self::Unstable => {
+                "it must stay up under the load of [capacity] start before anything can be tuned"
+            }
+            Self::TooManyClients => {
+                "its pools want more connections than the database gives: lower them, or raise max_connections"
+            }
+            Self::NoCapacity | Self::Told => "look at its log, and at [load] and [slo]",
+        }
+    }
+
     /// The name in files.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -29,7 +29,7 @@ const CASES: &[Case] = &[
         noise: 0.05,
         believed: 0.05,
         disturbed: 0.0,
-        pairs: 8,
+        pairs: 10,
         wanted: "win <= 2.5 %",
     },
     Case {
@@ -38,7 +38,7 @@ const CASES: &[Case] = &[
         noise: 0.08,
         believed: 0.05,
         disturbed: 0.0,
-        pairs: 8,
+        pairs: 10,
         wanted: "win <= 2.5 %",
     },
     Case {
@@ -47,7 +47,7 @@ const CASES: &[Case] = &[
         noise: 0.12,
         believed: 0.05,
         disturbed: 0.0,
-        pairs: 8,
+        pairs: 10,
         wanted: "win <= 2.5 %",
     },
     Case {
@@ -56,7 +56,7 @@ const CASES: &[Case] = &[
         noise: 0.05,
         believed: 0.05,
         disturbed: 0.03,
-        pairs: 8,
+        pairs: 10,
         wanted: "win <= 2.5 %",
     },
     Case {
@@ -101,7 +101,7 @@ const CASES: &[Case] = &[
         noise: 0.05,
         believed: 0.05,
         disturbed: 0.03,
-        pairs: 8,
+        pairs: 10,
         wanted: "no gain >= 95 %",
     },
     Case {
@@ -110,7 +110,7 @@ const CASES: &[Case] = &[
         noise: 0.05,
         believed: 0.05,
         disturbed: 0.0,
-        pairs: 8,
+        pairs: 10,
         wanted: "win >= 80 %",
     },
     Case {
@@ -119,7 +119,7 @@ const CASES: &[Case] = &[
         noise: 0.05,
         believed: 0.05,
         disturbed: 0.03,
-        pairs: 8,
+        pairs: 10,
         wanted: "",
     },
     Case {
@@ -128,7 +128,7 @@ const CASES: &[Case] = &[
         noise: 0.05,
         believed: 0.05,
         disturbed: 0.0,
-        pairs: 8,
+        pairs: 10,
         wanted: "win >= 80 %",
     },
     Case {
@@ -137,7 +137,7 @@ const CASES: &[Case] = &[
         noise: 0.05,
         believed: 0.05,
         disturbed: 0.03,
-        pairs: 8,
+        pairs: 10,
         wanted: "",
     },
     Case {
@@ -155,7 +155,7 @@ const CASES: &[Case] = &[
         noise: 0.05,
         believed: 0.05,
         disturbed: 0.0,
-        pairs: 8,
+        pairs: 10,
         wanted: "",
     },
 ];

@@ -4,21 +4,26 @@
 //! same answer. It never waits, measures or deploys; `probing` executes its steps, `study` and `cli` call that.
 //!
 //! [`judge`]: did one probe carry its rate? [`Watch`]: may it stop early? `posterior`: what all probes say together.
-//! `search`: what to do next. [`simulated`]: services of arithmetic to try all that on.
+//! `reading`: where the search stands. `search`: what to do next, `windows`: for how long. `conclusion`: the answer. [`simulated`]: services of arithmetic to try all that on.
 
+mod conclusion;
 mod judge;
 mod posterior;
+mod reading;
 mod search;
 pub mod simulated;
 mod watch;
+mod windows;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use conclusion::conclude;
 pub use judge::{Judgement, judge};
-pub use search::{after_restart, conclude, next_step};
+pub use search::next_step;
 pub use watch::Watch;
+pub use windows::after_restart;
 
 use crate::slo::Slo;
 use crate::units::{Ratio, Rps};

@@ -99,6 +99,12 @@ async fn begin(
     let _turn = turn(&args.study, PATIENCE).await?;
     let known = store.meta().await?;
     adopt_baselines(spec, known.as_ref())?;
+    if let Some(words) = study::instances::limit_asked(spec, store).await?
+        && known.is_none()
+        && !global.quiet
+    {
+        super::note(&words);
+    }
     let asked = StudyMeta::of(spec, ASKED, env!("CARGO_PKG_VERSION"), &study::now_utc());
     let meta = match known {
         Some(meta) => {

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::load::{coded, duration, header, print, read_body, split_url};
 use crate::capacity::{Capacity, CapacityVerdict, Plan, ProbePhase, ProbePlan};
 use crate::exit::{self, ExitError};
-use crate::load::{Generator, LoadError};
+use crate::load::Generator;
 use crate::measurement::{Bin, Measurement};
 use crate::probing::{Attendant, Drive, find_capacity};
 use crate::slo::{Slo, Verdict};
@@ -111,16 +111,7 @@ pub struct CapacityArgs {
 /// What keeps load from being sent at all, as an `ExitError` where it has an exit code of its own.
 pub async fn run(args: &CapacityArgs, json: bool, quiet: bool) -> anyhow::Result<u8> {
     let (spec, bases) = args.spec()?;
-    let generator = Generator::prepare(&spec, &bases, args.seed).map_err(|e| match e {
-        LoadError::Remote { host, address } => ExitError::new(
-            exit::PERMISSION,
-            format!(
-                "{host} ({address}) is neither this machine nor a private network; if load may go there, say --allow-remote {host}"
-            ),
-        )
-        .into(),
-        other => coded(&other),
-    })?;
+    let generator = Generator::prepare(&spec, &bases, args.seed).map_err(|e| coded(&e))?;
     generator.reach().await.map_err(|e| coded(&e))?;
     let plan = args.plan();
     let began = Instant::now();

@@ -44,6 +44,7 @@ pub(super) async fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<u8>
 
 /// What a run of `spec` into `folder` would find and do.
 pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -> anyhow::Result<u8> {
+    crate::lock::would_write(folder).map_err(ExitError::from)?;
     let mut facts = match &spec.sut {
         Some(s) => {
             let mut sut = sut::open(s, "check", folder).map_err(ExitError::from)?;
@@ -71,8 +72,9 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
         Some(_) => Some(sample_what_runs(&spec).await?),
         None => None,
     };
+    let plan = plan(&spec);
     show(
-        &plan(&spec),
+        &plan,
         facts.as_ref(),
         sampled.as_ref(),
         global.json,
@@ -80,6 +82,8 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
     )?;
     Ok(match sampled {
         Some(Sampled::Judged(smoke)) if !smoke.may_start() => smoke.exit_code(),
+        Some(Sampled::Silent(_)) => exit::UNAVAILABLE,
+        _ if plan.trials == Some(0) => exit::DATA,
         _ => exit::OK,
     })
 }
@@ -94,6 +98,8 @@ pub enum Sampled {
     Judged(Box<Smoke>),
     /// Nothing was sent; why.
     Not(String),
+    /// The service that runs does not answer at its url: a study would find nothing to measure.
+    Silent(String),
 }
 
 /// Sends the mix to the service that runs now, slowly. Only a container runs before a study deploys it.
@@ -108,7 +114,9 @@ async fn sample_what_runs(spec: &StudySpec) -> Result<Sampled, ExitError> {
     let generator = Generator::prepare(load, std::slice::from_ref(&sut.url), spec.seed)
         .map_err(|e| ExitError::new(exit::UNAVAILABLE, e.to_string()))?;
     if let Err(e) = generator.reach().await {
-        return Ok(Sampled::Not(e.to_string()));
+        return Ok(Sampled::Silent(format!(
+            "{e}; is [sut] url where the service is published?"
+        )));
     }
     let smoke = crate::study::smoke::sample(spec, &generator, GAP).await?;
     Ok(Sampled::Judged(Box::new(smoke)))
@@ -205,10 +213,16 @@ pub fn plan(spec: &StudySpec) -> Plan {
         (b, n) => b.or(n),
     };
     let mut warnings = spec.warnings.clone();
-    if fit.is_some_and(|n| n < 5) {
+    if spec.sut.is_some()
+        && let Some(n @ 0..5) = fit
+    {
+        let how_many = match n {
+            0 => "no trial fits".to_owned(),
+            1 => "about one trial fits".to_owned(),
+            n => format!("about {n} trials fit"),
+        };
         warnings.push(format!(
-            "about {} trials fit into the budget: a trial takes about {}, the finals {}",
-            fit.unwrap_or(0),
+            "{how_many} into the budget: a trial takes about {}, the finals {}; raise [study] budget",
             show_duration(Duration::from_secs_f64(trial_s)),
             show_duration(Duration::from_secs_f64(finals_s)),
         ));
@@ -303,7 +317,7 @@ pub fn show(
             facts.map(|f| serde_json::json!({ "found": f.lines, "warnings": f.warnings, "today": f.today }));
         let smoke = sampled.map(|s| match s {
             Sampled::Judged(smoke) => smoke.json(),
-            Sampled::Not(why) => serde_json::json!({ "not_sampled": why }),
+            Sampled::Not(why) | Sampled::Silent(why) => serde_json::json!({ "not_sampled": why }),
         });
         let document = serde_json::json!({ "plan": plan, "preflight": found, "smoke": smoke });
         return writeln!(out, "{document:#}");
@@ -324,7 +338,9 @@ pub fn show(
             write!(out, "{}", smoke.table())?;
             writeln!(out, "{}", smoke.sentence)?;
         }
-        Some(Sampled::Not(why)) => writeln!(out, "the requests of the mix were not tried: {why}")?,
+        Some(Sampled::Not(why) | Sampled::Silent(why)) => {
+            writeln!(out, "the requests of the mix were not tried: {why}")?
+        }
         None => {}
     }
     for warning in plan
@@ -358,6 +374,13 @@ fn lines(plan: &Plan) -> Vec<String> {
         }
         _ => format!("about {percent:.1} % of the space is legal"),
     });
+    if plan.sut.is_none() {
+        out.push(
+            "no [sut]: for ask and tell; how long a trial takes is up to the tools that deploy and measure"
+                .to_owned(),
+        );
+        return out;
+    }
     let trials = plan
         .trials
         .map_or(String::new(), |n| format!("about {n} trials of "));
@@ -424,7 +447,26 @@ mod tests {
     fn a_budget_that_is_too_short_is_said() {
         let mut s = spec("pool");
         s.budget = Some(Duration::from_secs(300));
-        assert!(plan(&s).warnings.iter().any(|w| w.contains("trials fit")));
+        assert!(plan(&s).warnings.iter().any(|w| w.contains("into the budget")));
+        s.budget = Some(Duration::from_secs(10));
+        let p = plan(&s);
+        assert_eq!(p.trials, Some(0));
+        assert!(p.warnings.iter().any(|w| w.contains("no trial fits")), "{p:?}");
+    }
+
+    /// Fails when `check` promises times and restarts for what others deploy.
+    #[test]
+    fn a_file_for_ask_and_tell_is_promised_nothing() {
+        let mut s = spec("pool");
+        s.sut = None;
+        s.budget = Some(Duration::from_secs(10));
+        let p = plan(&s);
+        assert!(!p.warnings.iter().any(|w| w.contains("into the budget")), "{p:?}");
+        let text = lines(&p).join("\n");
+        assert!(
+            text.contains("for ask and tell") && !text.contains("restarts"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct ConfirmArgs {
     #[arg(long, value_name = "N", env = "AUTOTUNE_PAIRS", value_parser = clap::value_parser!(u32).range(2..=100))]
     pairs: Option<u32>,
     /// Longest time for it: "2h".
-    #[arg(long, value_name = "TIME", env = "AUTOTUNE_BUDGET", value_parser = super::load::duration)]
+    #[arg(long, value_name = "TIME", env = "AUTOTUNE_BUDGET", value_parser = super::run::budget)]
     budget: Option<Duration>,
 }
 

@@ -46,7 +46,7 @@ struct CommonArgs {
     #[arg(long, value_name = "N", env = "AUTOTUNE_TRIALS", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     trials: Option<u32>,
     /// Longest run, finals and giving back included: "8h".
-    #[arg(long, value_name = "TIME", env = "AUTOTUNE_BUDGET", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "AUTOTUNE_BUDGET", value_parser = budget)]
     budget: Option<Duration>,
     /// End by this time of day (local): "06:30".
     #[arg(long, value_name = "HH:MM", env = "AUTOTUNE_UNTIL")]
@@ -88,8 +88,14 @@ fn port(text: &str) -> Result<Port, String> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    crate::units::parse_duration(text).map_err(|e| e.to_string())
+/// As [study] budget has it.
+const LEAST_BUDGET: Duration = Duration::from_secs(10);
+
+pub(super) fn budget(text: &str) -> Result<Duration, String> {
+    match crate::units::parse_duration(text) {
+        Ok(d) if d < LEAST_BUDGET => Err("a run needs 10 s at the very least".to_owned()),
+        other => other.map_err(|e| e.to_string()),
+    }
 }
 
 /// The main job.

@@ -73,7 +73,7 @@ pub enum LoadError {
     },
     /// A public address that the user did not name.
     #[error(
-        "`{host}` ({address}) is neither this machine nor a private network; load is sent there only when the host is named in `allow_remote`"
+        "`{host}` ({address}) is neither this machine nor a private network; if load may go there, name it: --allow-remote {host}, or [load] allow_remote = [\"{host}\"]"
     )]
     Remote {
         /// The host.

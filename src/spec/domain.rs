@@ -315,6 +315,7 @@ fn check_pool(name: &str, low: f64, error: &dyn Fn(String, &str)) {
 
 pub(super) fn baseline(node: &Node<'_>, domain: &Domain, memory: bool, broken: bool) -> Option<Value> {
     if broken {
+        beside_a_mistake(node, memory);
         return None;
     }
     let value = if matches!(domain, Domain::Choice { .. }) {
@@ -333,4 +334,26 @@ pub(super) fn baseline(node: &Node<'_>, domain: &Domain, memory: bool, broken: b
         );
     }
     typed
+}
+
+/// A range whose step is wrong still has ends: a baseline beyond them is said in the same pass.
+fn beside_a_mistake(node: &Node<'_>, memory: bool) {
+    if memory || ["low", "high", "step", "baseline"].iter().any(|k| !node.has(k)) {
+        return;
+    }
+    let (Some((low, _)), Some((high, _)), Some((value, span))) =
+        (node.any("low"), node.any("high"), node.any("baseline"))
+    else {
+        return;
+    };
+    let (Some(low), Some(high)) = (low.as_f64(), high.as_f64()) else {
+        return;
+    };
+    if low <= high && value.as_f64().is_some_and(|v| v < low || v > high) {
+        node.ctx.error(
+            &span,
+            format!("the baseline {value} is not within {low} to {high}"),
+            "it is the value in production today: widen the range".to_owned(),
+        );
+    }
 }

@@ -322,7 +322,7 @@ static CONFIRM: Section = Section {
     name: "confirm",
     doc: "The finals: the best few and the baseline, measured again in interleaved rounds. Only they decide.",
     keys: &[
-        key("pairs", Ty::Whole { min: 1, max: 100 }, Default("8"), "8", "most rounds, each with every finalist and the baseline"),
+        key("pairs", Ty::Whole { min: 1, max: 100 }, Default("10"), "10", "most rounds, each with every finalist and the baseline"),
         key("reserve", Ty::Time { min_ms: 0, max_ms: 30 * DAY }, Optional, "\"40m\"", "kept of the budget for finals and restoring; computed from measured times where it is left out"),
     ],
 };

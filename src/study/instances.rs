@@ -97,6 +97,34 @@ pub(super) async fn limit_journalled(
     Ok(())
 }
 
+/// The same for those who deploy with other tools: the database is asked by the first ask, and what it said stays. The
+/// addresses of the service are not known here, so what it holds today counts as used by others.
+pub(crate) async fn limit_asked(
+    spec: &mut StudySpec,
+    store: &impl Journal,
+) -> Result<Option<String>, ExitError> {
+    if spec.connections.is_none() {
+        return Ok(None);
+    }
+    let kept = store
+        .events(kinds::CONNECTIONS)
+        .await?
+        .pop()
+        .and_then(|v| serde_json::from_value::<Connections>(v).ok());
+    let used = match kept {
+        Some(kept) => kept,
+        None => match connections(spec, &[]).await? {
+            Some(now) => {
+                let said = serde_json::to_value(&now).unwrap_or_default();
+                store.log(kinds::CONNECTIONS, &said).await?;
+                now
+            }
+            None => return Ok(None),
+        },
+    };
+    apply(spec, &used).map(Some)
+}
+
 /// Says where instances with limits of their own could ask for more cores than the engine's host has.
 pub fn overcommitted(space: &Space, facts: &SutFacts) -> Option<String> {
     let cores: f64 = facts.environment.get("engine_cpus")?.parse().ok()?;

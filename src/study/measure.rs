@@ -17,7 +17,7 @@ use crate::spec::{Objective, StudySpec};
 use crate::store::{Journal, Sqlite, StoreError};
 use crate::sut::{AnySut, Deployment, Health, Sut, SutError};
 use crate::telemetry::Telemetry;
-use crate::trial::{Outcome, Probe, Trial, TrialPhase};
+use crate::trial::{Failure, Outcome, Probe, Trial, TrialPhase};
 use crate::units::Rps;
 
 /// The kind under which a diagnosis is journalled.
@@ -166,10 +166,7 @@ impl Attendant for Keeper<'_> {
 impl Study<'_> {
     /// Deploys, searches the capacity and diagnoses.
     pub(crate) async fn measure(&mut self, trial: &mut Trial) -> Result<Capacity, Cut> {
-        let deployment = self
-            .sut
-            .deploy(trial.number, &self.spec.space.parameters, &trial.config)
-            .await?;
+        let deployment = self.deploy(trial.number, &trial.config).await?;
         let took = std::time::Duration::from_secs_f64(deployment.ready_s.clamp(0.0, 3_600.0));
         self.slowest_deploy = self.slowest_deploy.max(took);
         self.sink.event(&Event::Deployed {
@@ -223,6 +220,24 @@ impl Study<'_> {
             }
             (Err(e), None) => Err(Cut::Run(ExitError::new(exit::SOFTWARE, e.to_string()))),
         }
+    }
+
+    /// Deploys a trial. What ends by itself at its start is tried once more: it may have met a neighbour that was not up.
+    pub(crate) async fn deploy(&mut self, number: u32, config: &Config) -> Result<Deployment, SutError> {
+        let parameters = &self.spec.space.parameters;
+        let first = self.sut.deploy(number, parameters, config).await;
+        let Err(SutError::Config {
+            failure: Failure::Crash,
+            detail,
+        }) = first
+        else {
+            return first;
+        };
+        let said = detail.lines().next().unwrap_or_default();
+        self.sink.event(&Event::Note(format!(
+            "trial {number}: {said}; it is started once more"
+        )));
+        self.sut.deploy(number, parameters, config).await
     }
 
     /// What binds in this trial: its code goes into the row, the whole of it into the journal.

@@ -162,7 +162,11 @@ async fn open<'a>(
     (guardian, run_id): (Option<&Guardian>, &str),
     started: Instant,
 ) -> Result<Study<'a>, ExitError> {
-    let store = Sqlite::open(&options.folder).await?;
+    // A journal that can't be read ends the run before Docker is asked; a new one is made only when nothing was refused.
+    let begun = match options.folder.join(crate::store::JOURNAL_FILE).exists() {
+        true => Some(Sqlite::open(&options.folder).await?),
+        false => None,
+    };
     let Some(sut_spec) = &spec.sut else {
         return Err(ExitError::new(exit::DATA, "no [sut] in the space file"));
     };
@@ -177,6 +181,10 @@ async fn open<'a>(
     let mut spec = spec.clone();
     spec.set_baselines(&facts.today)
         .map_err(|e| ExitError::new(exit::DATA, e))?;
+    let store = match begun {
+        Some(store) => store,
+        None => Sqlite::open(&options.folder).await?,
+    };
     instances::limit_journalled(&mut spec, &facts.addresses, &store, sink).await?;
     let meta = match options.confirm {
         None => open_study(&spec, &facts, &store).await?,
@@ -452,8 +460,9 @@ impl Study<'_> {
             }) if *failure != crate::trial::Failure::NoCapacity => Err(ExitError::new(
                 exit::UNAVAILABLE,
                 format!(
-                    "today's configuration does not come up as a trial ({}): {detail}",
-                    failure.name()
+                    "today's configuration does not come up as a trial: {}: {detail}\n{}",
+                    failure.words(),
+                    failure.remedy()
                 ),
             )),
             _ => Ok(()),

@@ -13,7 +13,7 @@ use crate::load::Generator;
 use crate::measurement::Measurement;
 use crate::smoke::{MixRequest, Smoke, SmokeRow, SmokeVerdict, TwoRatesSaid, judge_mix, say_two_rates};
 use crate::spec::StudySpec;
-use crate::sut::{Deployment, Sut};
+use crate::sut::{Deployment, SutError};
 use crate::units::Rps;
 
 /// Samples of each request.
@@ -37,12 +37,16 @@ impl Study<'_> {
         let deployment = tokio::select! {
             biased;
             signal = super::run_trial::stopped(&mut stop) => return Err(signal),
-            d = self.sut.deploy(0, &self.spec.space.parameters, &baseline) => d,
+            d = self.deploy(0, &baseline) => d,
         }
         .map_err(|e| {
+            let remedy = match &e {
+                SutError::Config { failure, .. } => format!("\n{}", failure.remedy()),
+                _ => String::new(),
+            };
             ExitError::new(
                 ExitError::from(e.clone()).code,
-                format!("today's configuration does not come up as a trial: {e}"),
+                format!("today's configuration does not come up as a trial: {e}{remedy}"),
             )
         })?;
         if deployment.urls.iter().any(|u| u.starts_with("simulated://")) {

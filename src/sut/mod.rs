@@ -38,7 +38,7 @@ pub struct Deployment {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SutError {
     /// The config is to blame: told to the optimizer.
-    #[error("{failure:?}: {detail}")]
+    #[error("{}: {detail}", failure.words())]
     Config {
         /// How it failed.
         failure: Failure,

@@ -17,6 +17,7 @@ mod capacity_bad_input;
 mod capacity_service;
 mod capacity_truth;
 mod diagnosis_cost;
+mod diagnosis_knob;
 mod diagnosis_recorded;
 mod diagnosis_report;
 mod diagnosis_stack;

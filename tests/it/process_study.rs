@@ -172,6 +172,86 @@ fn a_service_that_never_gets_ready_is_a_sentence_and_69() {
     assert!(stderr.contains("today's configuration"), "{stderr}");
 }
 
+/// The file of `space_file` with another command.
+fn with_command(dir: &Path, command: &str) -> PathBuf {
+    let space = space_file(dir, "");
+    let text = fs::read_to_string(&space)
+        .unwrap()
+        .replace(&format!("[\"{AUTOTUNE}\", \"demo-api\"]"), command);
+    fs::write(&space, text).unwrap();
+    space
+}
+
+/// Fails when a crash at the start is final at once, or is tried again without an end.
+#[test]
+fn what_crashes_at_its_start_is_started_once_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("api");
+    let starts = dir.path().join("starts");
+    fs::write(
+        &script,
+        format!(
+            "echo start >>'{0}'; if [ $(wc -l <'{0}') = \"$1\" ] || [ \"$1\" = 0 ]; then echo not yet >&2; exit 3; fi\nexec '{AUTOTUNE}' demo-api\n",
+            starts.display()
+        ),
+    )
+    .unwrap();
+    let command = |n: u32| format!("[\"sh\", \"{}\", \"{n}\"]", script.display());
+
+    // The second start, that of the baseline's trial, crashes once; the smoke test's start is the first.
+    let space = with_command(dir.path(), &command(2));
+    let out = output(study(&space, &dir.path().join("once")).args(["--trials", "1"]));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(matches!(out.status.code(), Some(0 | 3)), "{said}");
+    assert_eq!(said.matches("it is started once more").count(), 1, "{said}");
+    let rows = csv_rows(&dir.path().join("once/tiny/trials.csv"));
+    assert_eq!(rows[0]["outcome"], "measured");
+
+    // What crashes always is started twice, and the sentence says what to do.
+    fs::remove_file(&starts).unwrap();
+    let space = with_command(dir.path(), &command(0));
+    let out = output(&mut study(&space, &dir.path().join("always")));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(69), "{said}");
+    assert_eq!(fs::read_to_string(&starts).unwrap().lines().count(), 2, "{said}");
+    assert!(said.contains("run it by hand with these variables"), "{said}");
+}
+
+/// Fails when a run that was refused leaves a journal that a later one would have to resume.
+#[test]
+fn a_refused_preflight_leaves_no_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = with_command(dir.path(), "[\"/nowhere/api\"]");
+    let out = output(&mut study(&space, &dir.path().join("r")));
+    assert_ne!(out.status.code(), Some(0));
+    assert!(!dir.path().join("r/tiny/study.db").exists());
+}
+
+/// Fails when `check` promises a night that would end at its first write.
+#[test]
+fn check_looks_whether_the_results_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = space_file(dir.path(), "");
+    let taken = dir.path().join("taken");
+    fs::write(&taken, "a file").unwrap();
+    let check = |results: &Path| {
+        output(
+            Command::new(AUTOTUNE)
+                .args(["check", "--space"])
+                .arg(&space)
+                .arg("--results")
+                .arg(results),
+        )
+    };
+    let out = check(&taken.join("results"));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(74), "{said}");
+    assert!(said.contains("--results DIR"), "{said}");
+    let new = dir.path().join("new/results");
+    assert_eq!(check(&new).status.code(), Some(0));
+    assert!(!dir.path().join("new").exists(), "check made a folder");
+}
+
 #[test]
 fn a_malformed_space_file_is_65_with_line_and_column() {
     let dir = tempfile::tempdir().unwrap();

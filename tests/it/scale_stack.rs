@@ -215,6 +215,55 @@ fn stack_scale_tries_one_and_two_instances_and_leaves_none() {
     assert_eq!(stack.leftovers(), "", "instances are left");
 
     for_many_instances(&results.join("scale"));
+    asked_within_the_budget(dir.path(), stack.project());
+}
+
+/// `ask` keeps the budget too, and `recommend` says how many instances fit.
+fn asked_within_the_budget(dir: &Path, project: &str) {
+    let wide = SMALL_POOL.replace("high = 8", "high = 30");
+    let space = space_file(dir, "asked", &wide, project);
+    let folder = dir.join("asked");
+    let tool = |args: &[&str]| output(Command::new(AUTOTUNE).args(args).arg("--study").arg(&folder));
+    for n in 1..=8 {
+        let out = tool(&["ask", "--space", &space.display().to_string()]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(0), "{said}");
+        assert_eq!(
+            said.contains("connection budget: replicas * pool_size <= "),
+            n == 1,
+            "{said}"
+        );
+        let asked: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        let of = |name: &str| asked["config"][name].as_i64().unwrap();
+        assert!(
+            of("replicas") * of("pool_size") <= 37,
+            "40 less 3 reserved: {asked}"
+        );
+    }
+    // Today's configuration, the first trial: two connections an instance.
+    let told = tool(&["tell", "--trial", "1", "--rate", "100"]);
+    assert_eq!(
+        told.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&told.stderr)
+    );
+    let twelve = tool(&["recommend", "--instances", "12"]);
+    let text = String::from_utf8_lossy(&twelve.stdout).into_owned();
+    assert_eq!(
+        twelve.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&twelve.stderr)
+    );
+    assert!(text.contains("= 12 * 2 = 24 <= "), "{text}");
+    let thirty = tool(&["recommend", "--instances", "30"]);
+    let said = String::from_utf8_lossy(&thirty.stderr).into_owned();
+    assert_eq!(thirty.status.code(), Some(65), "{said}");
+    assert!(
+        said.contains("do not fit") && said.contains("= 30 * 2 = 60 > "),
+        "{said}"
+    );
 }
 
 /// The recommendation for production: as many instances as fit, and not one more.

@@ -101,6 +101,8 @@ fn mistakes_are_found_where_they_are() {
         (t("[budget]\nconnections = \"postgres\"\nuses = \"a\""), 7, "no database to ask"),
         (t("[budget]\nconnections = 3\nuses = \"a\"\nheadroom = 3"), 7, "leaves nothing"),
         (t("[budget]\nconnections = 3\nuses = \"a * 4\""), 7, "8 against 3"),
+        // a range whose step is wrong still has ends
+        (int("low = 1\nhigh = 9\nstep = 0\nbaseline = 50\nenv = \"A\""), 6, "not within 1 to 9"),
         // the sut
         (before("[sut]\nurl = \"http://127.0.0.1:1\"\n", ""), 1, "`kind` is missing"),
         (before("[sut]\nkind = \"process\"\n", ""), 1, "`command` is missing"),

@@ -68,7 +68,10 @@ pub(super) fn by_cause(host: &str, e: &(dyn std::error::Error + 'static)) -> Eng
                     "permission denied at {host}: add yourself to the docker group \
                      (`sudo usermod -aG docker $USER`, then log in again) or run as root"
                 )),
-                kind => EngineError::Away(format!("the docker engine at {host} does not answer ({kind})")),
+                kind => EngineError::Away(format!(
+                    "the docker engine at {host} does not answer ({kind}): is it running (`systemctl status docker`), \
+                     and is DOCKER_HOST where it listens (`docker context inspect` says where)?"
+                )),
             };
         }
         cause = c.source();

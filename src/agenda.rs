@@ -15,7 +15,7 @@ use crate::trial::{History, Outcome, Trial, TrialPhase};
 use crate::units::Rps;
 
 /// Finals never take more than this share of a budget.
-const FINALS_SHARE: f64 = 0.45;
+pub(crate) const FINALS_SHARE: f64 = 0.45;
 /// Trials from which on the baseline is measured twice at the start.
 const REPEAT_FROM: u32 = 12;
 /// Trials in a row whose limit was the generator, after which the search ends.

@@ -60,6 +60,9 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
         spec.set_baselines(&f.today)
             .map_err(|e| ExitError::new(exit::DATA, e))?;
     }
+    if let Some(f) = &facts {
+        spec.count_fixed(&f.fixed);
+    }
     let service = facts.as_ref().map(|f| f.addresses.clone()).unwrap_or_default();
     if let Some(words) = crate::study::instances::limit(&mut spec, &service).await? {
         facts.get_or_insert_default().lines.push(words);
@@ -83,7 +86,7 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
     Ok(match sampled {
         Some(Sampled::Judged(smoke)) if !smoke.may_start() => smoke.exit_code(),
         Some(Sampled::Silent(_)) => exit::UNAVAILABLE,
-        _ if plan.trials == Some(0) => exit::DATA,
+        _ if plan.trials == Some(0) && spec.sut.is_some() => exit::DATA,
         _ => exit::OK,
     })
 }
@@ -192,10 +195,16 @@ pub fn plan(spec: &StudySpec) -> Plan {
     let trial_s =
         deploy + spec.capacity.warm_up.as_secs_f64().min(10.0) + SEARCH_S.min(3.0 * confirm) + confirm;
     let round = FINALISTS * (deploy + 5.0 + confirm);
+    // The agenda's own rule: a share of the budget at most.
+    let most = spec
+        .budget
+        .map_or(f64::INFINITY, |b| b.as_secs_f64() * crate::agenda::FINALS_SHARE);
     let finals_s = spec
         .confirm
         .reserve
-        .map_or(f64::from(spec.confirm.pairs) * round, |r| r.as_secs_f64());
+        .map_or((f64::from(spec.confirm.pairs) * round).min(most), |r| {
+            r.as_secs_f64()
+        });
     let fit = spec
         .budget
         .map(|b| ((b.as_secs_f64() - finals_s) / trial_s).max(0.0) as u64);

@@ -181,6 +181,7 @@ async fn open<'a>(
     let mut spec = spec.clone();
     spec.set_baselines(&facts.today)
         .map_err(|e| ExitError::new(exit::DATA, e))?;
+    spec.count_fixed(&facts.fixed);
     let store = match begun {
         Some(store) => store,
         None => Sqlite::open(&options.folder).await?,

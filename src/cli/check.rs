@@ -15,7 +15,7 @@ use crate::exit::{self, ExitError};
 use crate::load::Generator;
 use crate::smoke::Smoke;
 use crate::space::{Binding, Limit, Parameter, legal_share};
-use crate::spec::{DockerRef, Objective, StudySpec, SutKind};
+use crate::spec::{DockerRef, Objective, Secret, StudySpec, SutKind};
 use crate::sut::{self, Sut, SutFacts};
 use crate::units::show_duration;
 
@@ -71,8 +71,8 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
         f.warnings
             .extend(crate::study::instances::overcommitted(&spec.space, f));
     }
-    let sampled = match facts {
-        Some(_) => Some(sample_what_runs(&spec).await?),
+    let sampled = match &facts {
+        Some(f) => Some(sample_what_runs(&spec, &f.secrets).await?),
         None => None,
     };
     let plan = plan(&spec);
@@ -106,7 +106,7 @@ pub enum Sampled {
 }
 
 /// Sends the mix to the service that runs now, slowly. Only a container runs before a study deploys it.
-async fn sample_what_runs(spec: &StudySpec) -> Result<Sampled, ExitError> {
+async fn sample_what_runs(spec: &StudySpec, secrets: &[Secret]) -> Result<Sampled, ExitError> {
     let (Some(sut), Some(load)) = (&spec.sut, &spec.load) else {
         return Ok(Sampled::Not("there is no [load]".to_owned()));
     };
@@ -121,7 +121,7 @@ async fn sample_what_runs(spec: &StudySpec) -> Result<Sampled, ExitError> {
             "{e}; is [sut] url where the service is published?"
         )));
     }
-    let smoke = crate::study::smoke::sample(spec, &generator, GAP).await?;
+    let smoke = crate::study::smoke::sample(spec, &generator, GAP, secrets).await?;
     Ok(Sampled::Judged(Box::new(smoke)))
 }
 

@@ -262,12 +262,11 @@ fn an_error_that_quotes_the_database_url_is_shown_without_the_password() {
     const CANARY: &str = "canary-l34ky-pw";
     let dir = tempfile::tempdir().unwrap();
     let port = leaky(CANARY);
-    let space = with_command(
-        dir.path(),
-        "[\"sleep\", \"120\"]\nenv = { DATABASE_URL = \"${LEAKY_URL}\" }",
-    );
+    let scripts = "[\"true\"]\nteardown = [\"true\"]\nenv = { DATABASE_URL = \"${LEAKY_URL}\" }";
+    let space = with_command(dir.path(), scripts);
     let text = fs::read_to_string(&space)
         .unwrap()
+        .replace("kind = \"process\"\ncommand", "kind = \"command\"\ndeploy")
         .replace("http://127.0.0.1:0", &format!("http://127.0.0.1:{port}"));
     fs::write(&space, text).unwrap();
     let out = output(

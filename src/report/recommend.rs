@@ -75,6 +75,13 @@ impl Rates {
         let interval = |c: &Config, bound: bool| interval_of(s.sample(c)?, bound);
         let todays = interval(&s.baseline, s.sample(&s.baseline).is_some_and(|x| x.at_least));
         let is_win = s.is_win();
+        // The dual question has no gain in rate, and one round has none either.
+        let known = d.is_compared() && s.meta.about.required_rps.is_none();
+        let upper = if d.at_least {
+            f64::INFINITY
+        } else {
+            round(d.gain[2], 4)
+        };
         Self {
             rate_rps: Some(round(if is_win { d.winner_rps } else { d.baseline_rps }, 3)),
             rate_interval_rps: if is_win {
@@ -85,18 +92,11 @@ impl Rates {
             baseline_rps: Some(round(d.baseline_rps, 3)),
             baseline_interval_rps: todays,
             candidate_rps: (!is_win && d.winner_rps > 0.0).then(|| round(d.winner_rps, 3)),
-            gain: Some(round(d.gain[1], 4)),
-            gain_interval: Some([
-                round(d.gain[0], 4),
-                if d.at_least {
-                    f64::INFINITY
-                } else {
-                    round(d.gain[2], 4)
-                },
-            ]),
-            confidence: Some(0.95),
+            gain: known.then(|| round(d.gain[1], 4)),
+            gain_interval: known.then(|| [round(d.gain[0], 4), upper]),
+            confidence: known.then_some(0.95),
             pairs: d.pairs,
-            minimum_detectable_gain: Some(round(d.minimum_detectable_gain, 4)),
+            minimum_detectable_gain: known.then(|| round(d.minimum_detectable_gain, 4)),
         }
     }
 

@@ -44,6 +44,9 @@ fn unconfirmed(s: &Summary<'_>) -> Option<String> {
 
 /// What reached the highest rate that could be offered in the finals: then only a bound is known.
 fn at_the_maximum(s: &Summary<'_>) -> Vec<String> {
+    if s.meta.about.required_rps.is_some() {
+        return Vec::new(); // whether a rate is carried needs no upper end
+    }
     let reached = |c: &Config, verdict: &str| {
         s.rows
             .iter()

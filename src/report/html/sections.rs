@@ -38,7 +38,7 @@ pub(super) fn verdict(s: &Summary<'_>) -> String {
             rate_card(s, d.baseline_rps, bound, Some(&s.baseline)),
             verdict_class(s),
             rate_card(s, d.winner_rps, d.at_least, s.candidate()),
-            difference(d)
+            difference(s, d)
         );
         if !d.words.is_empty() {
             let _ = write!(cards, "<p class=note>{}</p>", esc(&d.words, 600));
@@ -71,7 +71,10 @@ fn rate_card(s: &Summary<'_>, rps: f64, bound: bool, of: Option<&Config>) -> Str
 }
 
 /// The gain and its interval, or that there is none.
-fn difference(d: &FinalDecision) -> String {
+fn difference(s: &Summary<'_>, d: &FinalDecision) -> String {
+    if s.meta.about.required_rps.is_some() {
+        return "<b>–</b><small>the cost decides, see above</small>".to_owned();
+    }
     if !d.is_compared() {
         return "<b>–</b><small>too few rounds</small>".to_owned();
     }

@@ -94,7 +94,7 @@ impl Rates {
             candidate_rps: (!is_win && d.winner_rps > 0.0).then(|| round(d.winner_rps, 3)),
             gain: known.then(|| round(d.gain[1], 4)),
             gain_interval: known.then(|| [round(d.gain[0], 4), upper]),
-            confidence: known.then_some(0.95),
+            confidence: Some(0.95),
             pairs: d.pairs,
             minimum_detectable_gain: known.then(|| round(d.minimum_detectable_gain, 4)),
         }
@@ -110,6 +110,7 @@ impl Rates {
             rate_interval_rps: interval,
             baseline_rps: rate,
             baseline_interval_rps: interval,
+            confidence: interval.map(|_| 0.95),
             ..Self::default()
         }
     }

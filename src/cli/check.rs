@@ -15,7 +15,7 @@ use crate::exit::{self, ExitError};
 use crate::load::Generator;
 use crate::smoke::Smoke;
 use crate::space::{Binding, Limit, Parameter, legal_share};
-use crate::spec::{DockerRef, Objective, StudySpec, SutKind};
+use crate::spec::{DockerRef, Objective, Secret, StudySpec, SutKind};
 use crate::sut::{self, Sut, SutFacts};
 use crate::units::show_duration;
 
@@ -60,6 +60,9 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
         spec.set_baselines(&f.today)
             .map_err(|e| ExitError::new(exit::DATA, e))?;
     }
+    if let Some(f) = &facts {
+        spec.count_fixed(&f.fixed);
+    }
     let service = facts.as_ref().map(|f| f.addresses.clone()).unwrap_or_default();
     if let Some(words) = crate::study::instances::limit(&mut spec, &service).await? {
         facts.get_or_insert_default().lines.push(words);
@@ -68,8 +71,8 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
         f.warnings
             .extend(crate::study::instances::overcommitted(&spec.space, f));
     }
-    let sampled = match facts {
-        Some(_) => Some(sample_what_runs(&spec).await?),
+    let sampled = match &facts {
+        Some(f) => Some(sample_what_runs(&spec, &f.secrets).await?),
         None => None,
     };
     let plan = plan(&spec);
@@ -83,7 +86,7 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
     Ok(match sampled {
         Some(Sampled::Judged(smoke)) if !smoke.may_start() => smoke.exit_code(),
         Some(Sampled::Silent(_)) => exit::UNAVAILABLE,
-        _ if plan.trials == Some(0) => exit::DATA,
+        _ if plan.trials == Some(0) && spec.sut.is_some() => exit::DATA,
         _ => exit::OK,
     })
 }
@@ -103,7 +106,7 @@ pub enum Sampled {
 }
 
 /// Sends the mix to the service that runs now, slowly. Only a container runs before a study deploys it.
-async fn sample_what_runs(spec: &StudySpec) -> Result<Sampled, ExitError> {
+async fn sample_what_runs(spec: &StudySpec, secrets: &[Secret]) -> Result<Sampled, ExitError> {
     let (Some(sut), Some(load)) = (&spec.sut, &spec.load) else {
         return Ok(Sampled::Not("there is no [load]".to_owned()));
     };
@@ -118,7 +121,7 @@ async fn sample_what_runs(spec: &StudySpec) -> Result<Sampled, ExitError> {
             "{e}; is [sut] url where the service is published?"
         )));
     }
-    let smoke = crate::study::smoke::sample(spec, &generator, GAP).await?;
+    let smoke = crate::study::smoke::sample(spec, &generator, GAP, secrets).await?;
     Ok(Sampled::Judged(Box::new(smoke)))
 }
 
@@ -192,10 +195,16 @@ pub fn plan(spec: &StudySpec) -> Plan {
     let trial_s =
         deploy + spec.capacity.warm_up.as_secs_f64().min(10.0) + SEARCH_S.min(3.0 * confirm) + confirm;
     let round = FINALISTS * (deploy + 5.0 + confirm);
+    // The agenda's own rule: a share of the budget at most.
+    let most = spec
+        .budget
+        .map_or(f64::INFINITY, |b| b.as_secs_f64() * crate::agenda::FINALS_SHARE);
     let finals_s = spec
         .confirm
         .reserve
-        .map_or(f64::from(spec.confirm.pairs) * round, |r| r.as_secs_f64());
+        .map_or((f64::from(spec.confirm.pairs) * round).min(most), |r| {
+            r.as_secs_f64()
+        });
     let fit = spec
         .budget
         .map(|b| ((b.as_secs_f64() - finals_s) / trial_s).max(0.0) as u64);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::measurement::{Measurement, OutcomeClass};
 use crate::slo::Verdict;
-use crate::space::Config;
+use crate::space::{Config, Domain, Parameter, Value};
 use crate::spec::StudySpec;
 use crate::trial::{Failure, Probe};
 
@@ -30,6 +30,9 @@ pub struct Facts {
     pub pool_total: Option<f64>,
     /// CPUs of the database's machine; the host's where it is not known to be elsewhere.
     pub database_cores: Option<f64>,
+    /// The database is on another machine: this host's CPU says nothing about it.
+    #[serde(default)]
+    pub database_elsewhere: bool,
     /// The objective's largest goodput loss, 0..=1.
     pub slo_errors: f64,
     /// What can be moved, with today's value.
@@ -50,6 +53,8 @@ impl Facts {
                 name: p.name.clone(),
                 kind: KnobKind::of(p),
                 value: config.get(&p.name).map(ToString::to_string),
+                no_room_up: no_room(spec, config, p, true),
+                no_room_down: no_room(spec, config, p, false),
             })
             .collect();
         let mut values: BTreeMap<KnobKind, f64> = BTreeMap::new();
@@ -73,10 +78,60 @@ impl Facts {
             pool_timeout_s: get(KnobKind::PoolTimeout),
             pool_total,
             database_cores: None,
+            database_elsewhere: spec
+                .telemetry
+                .postgres
+                .as_ref()
+                .is_some_and(|url| is_elsewhere(url.expose())),
             slo_errors: spec.slo.errors.get(),
             knobs,
             failure: None,
         }
+    }
+}
+
+/// Why `p` can't be moved one step from `config`: the end of its range, or a constraint; None where it can, or where it is
+/// no number.
+fn no_room(spec: &StudySpec, config: &Config, p: &Parameter, up: bool) -> Option<String> {
+    let now = config.get(&p.name)?;
+    let (low, high, step) = match &p.domain {
+        Domain::Int { low, high, step, .. } => (*low as f64, *high as f64, *step as f64),
+        Domain::Float { low, high, step, .. } => (*low, *high, step.unwrap_or((high - low) / 20.0)),
+        Domain::Choice { .. } => return None,
+    };
+    let is = now.as_f64()?;
+    let next = if up { is + step } else { is - step };
+    if next > high + 1e-9 || next < low - 1e-9 {
+        return Some(format!("its range ends at {now}"));
+    }
+    let mut moved = config.clone();
+    moved.set(
+        &p.name,
+        match &p.domain {
+            #[allow(clippy::cast_possible_truncation)] // within the range of an i64
+            Domain::Int { .. } => Value::Int(next.round() as i64),
+            _ => Value::Float(next),
+        },
+    );
+    spec.space.violation(&moved)
+}
+
+/// Whether the host of a database URL is another machine: neither loopback, nor a socket, nor one of Docker's own
+/// networks (172.16.0.0/12), nor a bare name, which only a network of containers resolves.
+fn is_elsewhere(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, r)| r);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, h)| h);
+    if host.starts_with('[') {
+        return !host.starts_with("[::1]");
+    }
+    let host = host.split(':').next().unwrap_or_default();
+    match host.parse::<std::net::Ipv4Addr>() {
+        Ok(ip) => {
+            let [a, b, ..] = ip.octets();
+            !(ip.is_loopback() || a == 172 && (16..32).contains(&b))
+        }
+        Err(_) => host.contains('.') && !host.ends_with(".localhost"),
     }
 }
 

@@ -95,6 +95,12 @@ pub struct Knob {
     pub kind: KnobKind,
     /// Its value in this trial.
     pub value: Option<String>,
+    /// Why it can't go up by a step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_room_up: Option<String>,
+    /// Why it can't go down by a step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_room_down: Option<String>,
 }
 
 /// What to move for `code`, in words. Falls back to what the user would have to add to the search.
@@ -149,10 +155,21 @@ pub(super) fn next(code: Code, facts: &Facts) -> Option<String> {
         .iter()
         .find_map(|k| facts.knobs.iter().find(|knob| knob.kind == *k));
     match mine {
-        Some(k) => Some(match &k.value {
-            Some(v) => format!("{verb} {} ({v} now)", k.name),
-            None => format!("{verb} {}", k.name),
-        }),
+        Some(k) => {
+            let wanted = match &k.value {
+                Some(v) => format!("{verb} {} ({v} now)", k.name),
+                None => format!("{verb} {}", k.name),
+            };
+            let no_room = if verb == "raise" {
+                &k.no_room_up
+            } else {
+                &k.no_room_down
+            };
+            Some(match no_room {
+                Some(why) => format!("{wanted}, for which this space has no room: {why}"),
+                None => wanted,
+            })
+        }
         None => otherwise.map(|o| format!("{o} (not among the parameters)")),
     }
 }

@@ -482,10 +482,14 @@ fn confirm(found: Diagnosis, spec: &StudySpec, trials: &[Trial], config: &Config
         });
     let Some(step) = step else { return found };
     let of = |c: &Config| {
-        let all: Vec<&Trial> = trials.iter().filter(|t| t.config == *c && told(t)).collect();
+        // A trial that only bounds the rate says nothing here; the others of the same configuration do.
+        let all: Vec<&Trial> = trials
+            .iter()
+            .filter(|t| t.config == *c && told(t) && !bounded(&[t]))
+            .collect();
         Side {
             value: value(c, p),
-            rates: if bounded(&all) { Vec::new() } else { rates(&all) },
+            rates: rates(&all),
         }
     };
     let (own, moved) = (of(config), of(&step.config));

@@ -88,11 +88,15 @@ fn facts() -> Facts {
                 name: "pool_size".to_owned(),
                 kind: KnobKind::Pool,
                 value: Some("10".to_owned()),
+                no_room_up: None,
+                no_room_down: None,
             },
             Knob {
                 name: "cpus".to_owned(),
                 kind: KnobKind::Cpus,
                 value: Some("1".to_owned()),
+                no_room_up: None,
+                no_room_down: None,
             },
         ],
         ..Facts::default()
@@ -584,7 +588,12 @@ fn codes_are_numbered_without_gaps_and_documented() {
 
 #[test]
 fn every_figure_that_is_asked_for_is_one_that_is_sampled() {
-    let sources = [include_str!("causes.rs"), include_str!("evidence.rs")];
+    let sources = [
+        include_str!("causes/answers.rs"),
+        include_str!("causes/machine.rs"),
+        include_str!("causes/pools.rs"),
+        include_str!("evidence.rs"),
+    ];
     let mut asked = 0;
     for text in sources {
         for call in ["figure(\"", "any(\""] {
@@ -661,5 +670,95 @@ proptest! {
         ]);
         let d = told(&trial(&[p(80.0, 400, &[(C::PoolTimeout, 390)], 1045.0, 1003.0)], &figures), &facts());
         prop_assert!(d.code != Code::PoolWait || d.confidence == Confidence::Low, "{d:#?}");
+    }
+}
+
+/// Whoever has not looked at the database can't exclude that a lock or a slow query fills the pool.
+#[test]
+fn a_full_pool_is_never_sure_where_the_database_was_not_looked_at() {
+    let figures = with(&[
+        ("pool_checked_out_peak", 2.0),
+        ("pool_capacity", 2.0),
+        ("pool_waiting_mean", 31.0),
+    ]);
+    let probes = trial(
+        &[p(20.0, 200, &[], 60.0, 0.0), p(80.0, 400, &[], 3200.0, 0.0)],
+        &figures,
+    );
+    expect(&probes, &facts(), Code::PoolWait, Confidence::Medium);
+    // The database is full, on another machine; this one is calm.
+    let mut figures = figures;
+    figures.extend([("db_active_mean", 8.0), ("db_running_mean", 8.0)]);
+    let probes = trial(
+        &[p(20.0, 200, &[], 60.0, 0.0), p(80.0, 400, &[], 3200.0, 0.0)],
+        &figures,
+    );
+    let elsewhere = Facts {
+        database_elsewhere: true,
+        ..facts()
+    };
+    let d = told(&probes, &elsewhere);
+    assert_ne!(d.confidence, Confidence::High, "{d:#?}");
+    assert!(
+        d.code == Code::Database || d.runner_up == Some(Code::Database),
+        "{d:#?}"
+    );
+}
+
+#[test]
+fn a_full_machine_is_not_one_busy_core() {
+    let figures = with(&[
+        ("cpu_used", 3.9),
+        ("cpu_limit", f64::NAN),
+        ("process_cpu_max", 0.97),
+        ("thread_cpu_max", 0.97),
+        ("host_cores", 4.0),
+        ("host_cpu_ratio", 0.99),
+    ]);
+    let probes = trial(&[p(60.0, 470, &[], 1900.0, 0.0)], &figures);
+    let d = told(&probes, &facts());
+    assert_eq!(d.code, Code::HostCpu, "{d:#?}");
+}
+
+#[test]
+fn the_next_knob_says_where_the_space_ends() {
+    let text = "[parameters.pool_size]\ntype = \"int\"\nlow = 1\nhigh = 40\nbaseline = 2\nenv = \"POOL_SIZE\"\n\
+                [[constraints]]\nthat = \"pool_size <= 35\"\nwhy = \"half of the connections\"\n";
+    let spec = crate::spec::parse(text, "x.toml", &|_| None, &|_| Err(String::new())).unwrap();
+    let next = |pool: i64| {
+        let mut config = spec.space.baseline();
+        config.set("pool_size", crate::space::Value::Int(pool));
+        super::knob::next(Code::PoolWait, &Facts::of(&spec, &config)).unwrap()
+    };
+    assert_eq!(next(10), "raise pool_size (10 now)");
+    let full = next(35);
+    assert!(
+        full.contains("no room") && full.contains("half of the connections"),
+        "{full}"
+    );
+}
+
+#[test]
+fn a_database_elsewhere_is_told_from_its_url() {
+    let at = |url: &str| {
+        let text = format!(
+            "[parameters.a]\ntype = \"int\"\nlow = 1\nhigh = 9\nbaseline = 2\n[telemetry]\npostgres = \"{url}\"\n"
+        );
+        let spec = crate::spec::parse(&text, "x.toml", &|_| None, &|_| Err(String::new())).unwrap();
+        Facts::of(&spec, &spec.space.baseline()).database_elsewhere
+    };
+    for here in [
+        "postgres://u:p@127.0.0.1:5432/d",
+        "postgres://u@localhost/d",
+        "postgres://u@172.18.0.3/d",
+        "postgres://u@postgres:5432/d",
+    ] {
+        assert!(!at(here), "{here}");
+    }
+    for far in [
+        "postgres://u:p@10.1.2.3/d",
+        "postgres://u:p@db.example.com:5432/d",
+    ] {
+        assert!(at(far), "{far}");
     }
 }

@@ -388,6 +388,45 @@ mod tests {
         }
     }
 
+    /// Fails when variables that nobody tunes, or a factor that is not active, drop out of the sum.
+    #[test]
+    fn what_is_not_tuned_counts_too() {
+        let head =
+            "[parameters.pool_size]\ntype = \"int\"\nlow = 2\nhigh = 50\nbaseline = 2\nenv = \"POOL_SIZE\"\n";
+        let tail = "[budget]\nconnections = \"postgres\"\n[telemetry]\npostgres = \"postgres://a@127.0.0.1/b\"\n\
+             [study]\ntrials = 2\n[load]\nrequests = [{ path = \"/\" }]\n[sut]\nkind = \"docker\"\nservice = \"api\"\n\
+             url = \"http://127.0.0.1:1\"\n";
+        let uses = |middle: &str, env: &str, container: &[(&str, f64)]| {
+            let mut s = crate::spec::parse(
+                &format!("{head}{middle}{tail}{env}"),
+                "x.toml",
+                &|_| None,
+                &|_| Err(String::new()),
+            )
+            .unwrap_or_else(|e| panic!("{e}"));
+            s.count_fixed(&container.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect());
+            s.connections.unwrap().uses.text().to_owned()
+        };
+        assert_eq!(uses("", "", &[]), "pool_size");
+        assert_eq!(uses("", "env = { WORKERS = \"4\" }\n", &[]), "4 * pool_size");
+        assert_eq!(
+            uses("", "", &[("WORKERS", 4.0), ("DB_MAX_OVERFLOW", 20.0)]),
+            "4 * (pool_size + 20)"
+        );
+        // The file's own variable is what the trials get.
+        assert_eq!(
+            uses("", "env = { WORKERS = \"2\" }\n", &[("WORKERS", 4.0)]),
+            "2 * pool_size"
+        );
+        let server = "[parameters.server]\ntype = \"choice\"\nvalues = [\"one\", \"many\"]\nbaseline = \"one\"\nenv = \"SERVER\"\n\
+             [parameters.workers]\ntype = \"int\"\nlow = 1\nhigh = 4\nbaseline = 1\nenv = \"WORKERS\"\n\
+             only_if = 'server == \"many\"'\n";
+        assert_eq!(
+            uses(server, "", &[("WORKERS", 4.0)]),
+            "max(1, workers) * pool_size"
+        );
+    }
+
     #[test]
     fn a_share_and_headroom_are_part_of_the_sum() {
         let s = spec(2, "");

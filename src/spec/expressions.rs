@@ -1,5 +1,6 @@
 //! Constraints, the cost, the connection budget: compiled, and tried out on configs.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::ConnectionBudget;
@@ -83,7 +84,11 @@ pub(crate) fn constraints(root: &Node<'_>, parameters: &[Parameter]) -> Vec<(Con
 }
 
 /// [budget]; None where it is missing.
-pub(crate) fn connections(root: &Node<'_>, parameters: &[Parameter]) -> Option<ConnectionBudget> {
+pub(crate) fn connections(
+    root: &Node<'_>,
+    parameters: &[Parameter],
+    fixed: &BTreeMap<String, f64>,
+) -> Option<ConnectionBudget> {
     let node = root.table("budget");
     if !node.present() {
         return None;
@@ -98,7 +103,7 @@ pub(crate) fn connections(root: &Node<'_>, parameters: &[Parameter]) -> Option<C
         Some(text) => compile(&node, &text, parameters, &[])?,
         None if node.has("uses") => return None,
         None => {
-            let Some(text) = derived_uses(parameters) else {
+            let Some(text) = derived_uses(parameters, fixed) else {
                 let hint = "add uses = \"(pool_size + max_overflow) * 4\" or the like".to_owned();
                 node.ctx.error(
                     &node.span,
@@ -114,31 +119,58 @@ pub(crate) fn connections(root: &Node<'_>, parameters: &[Parameter]) -> Option<C
     Some(ConnectionBudget {
         usable,
         uses,
+        derived: !node.has("uses"),
         headroom,
         share,
     })
 }
 
-/// replicas * workers * (pool_size + max_overflow), of the parameters that are bound to these.
-fn derived_uses(parameters: &[Parameter]) -> Option<String> {
-    let find = |wanted: &dyn Fn(&str) -> bool| {
-        parameters.iter().find_map(|p| match &p.binding {
-            Binding::Env(v) if wanted(&v.to_uppercase()) => Some(p.name.clone()),
-            _ => None,
+/// replicas * workers * (pool_size + max_overflow), of the parameters that are bound to these; what is not tuned counts as
+/// the `fixed` variables have it. A factor that is not active in every config counts as one there, not as nothing.
+pub(super) fn derived_uses(parameters: &[Parameter], fixed: &BTreeMap<String, f64>) -> Option<String> {
+    let tuned = |wanted: &dyn Fn(&str) -> bool| {
+        parameters.iter().find(|p| match &p.binding {
+            Binding::Env(v) => wanted(&v.to_uppercase()),
+            _ => false,
         })
     };
-    let pool = find(&|v| v.contains("POOL_SIZE") && !v.contains("REDIS"))?;
-    let pool = match find(&|v| v.contains("MAX_OVERFLOW")) {
+    let of = |wanted: &dyn Fn(&str) -> bool| {
+        let constant = || fixed.iter().find(|(n, _)| wanted(&n.to_uppercase()));
+        tuned(wanted)
+            .map(|p| p.name.clone())
+            .or_else(|| Some(constant()?.1.to_string()).filter(|n| n != "0"))
+    };
+    let is_pool = |v: &str| v.contains("POOL_SIZE") && !v.contains("REDIS");
+    let pool = tuned(&is_pool)?.name.clone();
+    let pool = match of(&|v| v.contains("MAX_OVERFLOW")) {
         Some(overflow) => format!("({pool} + {overflow})"),
         None => pool,
     };
-    let workers = find(&|v| v == "WEB_CONCURRENCY" || v == "WORKERS" || v.ends_with("_WORKERS"));
+    let at_least_one = |p: &Parameter| match p.only_if {
+        Some(_) => format!("max(1, {})", p.name),
+        None => p.name.clone(),
+    };
+    let workers = match tuned(&is_workers) {
+        Some(p) => Some(at_least_one(p)),
+        None => of(&is_workers).filter(|n| n != "1"),
+    };
     let replicas = parameters
         .iter()
         .find(|p| p.binding == Binding::Replicas)
-        .map(|p| p.name.clone());
+        .map(at_least_one);
     let factors: Vec<String> = [replicas, workers, Some(pool)].into_iter().flatten().collect();
     Some(factors.join(" * "))
+}
+
+fn is_workers(variable: &str) -> bool {
+    variable == "WEB_CONCURRENCY" || variable == "WORKERS" || variable.ends_with("_WORKERS")
+}
+
+/// Whether a variable of the service counts in the connection budget although nobody tunes it.
+#[must_use]
+pub fn counts_connections(variable: &str) -> bool {
+    let v = variable.to_uppercase();
+    v.contains("MAX_OVERFLOW") || is_workers(&v)
 }
 
 /// Tries the expressions of a space whose parts are in order: truths are truths, costs are numbers, the baseline

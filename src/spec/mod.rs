@@ -37,6 +37,7 @@ mod tests;
 
 pub use budget::{Connections, Fit, MOST_INSTANCES, Usable};
 pub use errors::{SpecError, SpecErrors};
+pub use expressions::counts_connections;
 pub use file::load;
 pub use parse::parse;
 pub use schema::{reference, schema};
@@ -103,10 +104,40 @@ pub struct ConnectionBudget {
     pub usable: Option<u32>,
     /// Connections that a config uses, all instances together.
     pub uses: Expr,
+    /// `uses` was made from the parameters' bindings.
+    pub derived: bool,
     /// Left free for others.
     pub headroom: u32,
     /// The part of the usable ones that may be taken.
     pub share: Ratio,
+}
+
+impl StudySpec {
+    /// Counts the variables of the container that nobody tunes (`WORKERS=4`) in a connection budget that was made from the
+    /// bindings. The file's own `[sut] env` wins over the container's.
+    pub fn count_fixed(&mut self, container: &BTreeMap<String, f64>) {
+        let mut fixed = container.clone();
+        fixed.extend(self.sut.iter().flat_map(|s| fixed_numbers(&s.env)));
+        let Some(budget) = self.connections.as_mut().filter(|b| b.derived) else {
+            return;
+        };
+        let uses = expressions::derived_uses(&self.space.parameters, &fixed)
+            .and_then(|text| Expr::compile(&text, &Space::names(&self.space.parameters)).ok());
+        if let Some(uses) = uses {
+            budget.uses = uses;
+        }
+    }
+}
+
+/// The variables that count in the connection budget, where they are numbers.
+pub(crate) fn fixed_numbers(env: &BTreeMap<String, Secret>) -> BTreeMap<String, f64> {
+    env.iter()
+        .filter(|(name, _)| counts_connections(name))
+        .filter_map(|(name, v)| {
+            let n: f64 = v.expose().trim().parse().ok()?;
+            (n.is_finite() && n >= 0.0).then(|| (name.clone(), n))
+        })
+        .collect()
 }
 
 impl ConnectionBudget {

@@ -153,7 +153,11 @@ impl Draft {
         let (sut, deploys) = sut(root);
         let params = parameters(root, deploys);
         let constraints = constraints(root, &params.list);
-        let connections = connections(root, &params.list);
+        let fixed = sut
+            .as_ref()
+            .map(|s| super::fixed_numbers(&s.env))
+            .unwrap_or_default();
+        let connections = connections(root, &params.list, &fixed);
         let load = load(root);
         let capacity = capacity(root);
         let (objective, cost, cost_span) = objective(root, &params.list, capacity.max);

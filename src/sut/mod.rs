@@ -83,6 +83,8 @@ pub struct SutFacts {
     pub environment: BTreeMap<String, String>,
     /// Environment variables whose values must never be shown (all but the tuned ones): for redaction.
     pub secrets: Vec<crate::spec::Secret>,
+    /// Variables of today's service that nobody tunes and that count in the connection budget: `WORKERS`, `MAX_OVERFLOW`.
+    pub fixed: BTreeMap<String, f64>,
     /// Addresses that the service connects to its database from, where they are known: what it holds there today is not
     /// somebody else's.
     pub addresses: Vec<String>,

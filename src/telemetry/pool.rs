@@ -107,10 +107,18 @@ impl PoolEndpoint {
 }
 
 fn any(fields: &BTreeMap<String, f64>, keys: &[&str]) -> Option<f64> {
-    keys.iter().find_map(|k| fields.get(*k).copied())
+    keys.iter().find_map(|k| fields.get(&plain(k)).copied())
 }
 
-/// Every number of a JSON object by its path, joined with `_`, lower case; two levels, 256 fields.
+/// A name without its style: `checked_out`, `checkedOut` and `checked-out` are one.
+fn plain(name: &str) -> String {
+    name.chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|c| c.to_ascii_lowercase())
+        .collect()
+}
+
+/// Every number of a JSON object by its path, in plain letters; two levels, 256 fields.
 fn flatten(value: &Value) -> BTreeMap<String, f64> {
     let mut out = BTreeMap::new();
     let mut put = |key: String, v: &Value| {
@@ -118,7 +126,7 @@ fn flatten(value: &Value) -> BTreeMap<String, f64> {
             && n.is_finite()
             && out.len() < 256
         {
-            out.insert(key.to_ascii_lowercase(), n);
+            out.insert(plain(&key), n);
         }
     };
     for (k, v) in value.as_object().into_iter().flatten() {
@@ -237,6 +245,11 @@ mod tests {
                 10.0,
             ),
             (r#"{"in_use": 1, "max": 4}"#, 1.0, 4.0),
+            (
+                r#"{"activeConnections": 9, "maximumPoolSize": 12, "threadsAwaitingConnection": 4}"#,
+                9.0,
+                12.0,
+            ),
         ] {
             let samples = [(Duration::ZERO, sample(text))];
             let f = endpoint().figures(&Record(&samples));

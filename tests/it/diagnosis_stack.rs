@@ -105,11 +105,14 @@ impl Scene {
             name: name.to_owned(),
             kind,
             value: Some(self.variable(env, otherwise).to_string()),
+            no_room_up: None,
+            no_room_down: None,
         };
         Facts {
             pool_timeout_s: Some(self.variable("POOL_TIMEOUT", 1.0)),
             pool_total: Some(self.variable("POOL_SIZE", 2.0) * self.variable("WORKERS", 1.0)),
             database_cores: None,
+            database_elsewhere: false,
             slo_errors: 0.05,
             knobs: vec![
                 knob("pool_size", KnobKind::Pool, "POOL_SIZE", 2.0),

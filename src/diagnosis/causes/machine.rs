@@ -40,7 +40,11 @@ pub(super) fn one_core(r: &Reading<'_>) -> Option<Finding> {
     } else {
         0.0
     };
-    let strength = (0.95 * ramp(busiest, 0.75, 0.92)).max(kept_waiting) * (1.0 - ramp(throttled, 0.05, 0.3));
+    // Processes that fill every core of the machine between them: another one would have none to run on.
+    let machine = r.figure("cpu_used").unwrap_or(0.0) / hosts.max(1.0);
+    let strength = (0.95 * ramp(busiest, 0.75, 0.92)).max(kept_waiting)
+        * (1.0 - ramp(throttled, 0.05, 0.3))
+        * (1.0 - ramp(machine, 0.8, 0.95));
     Some(
         Finding::new(Code::OneCore, if can_fill { strength } else { 0.0 })
             .blind(r.figure("host_cpu_ratio").is_none() || kept_waiting > 0.0)

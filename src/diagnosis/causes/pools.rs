@@ -14,15 +14,12 @@ pub(super) fn pool_wait(r: &Reading<'_>) -> Option<Finding> {
     let named = r.count(&[C::PoolTimeout]) >= 3 && timeouts >= 0.3;
     let server_errors = r.share_of_bad(&[C::ServerError, C::Unavailable, C::PoolTimeout]);
     // The error of a full pool comes exactly at pool_timeout (2000.3 ms for 2 s).
-    let at_timeout =
-        r.f.pool_timeout_s
-            .filter(|_| server_errors >= 0.5)
-            .is_some_and(|t| {
-                r.failing
-                    .iter()
-                    .map(|p| p.measurement.error_latency_ms.p50 / (t * 1e3))
-                    .any(|x| (0.9..=1.2).contains(&x))
-            });
+    let at_timeout = r.f.pool_timeout_s.filter(|_| server_errors >= 0.5).and_then(|t| {
+        let medians = r.failing.iter().map(|p| p.measurement.error_latency_ms.p50);
+        medians
+            .into_iter()
+            .find(|ms| (0.9..=1.2).contains(&(ms / (t * 1e3))))
+    });
     let (out, capacity) = (r.figure("pool_checked_out_peak"), r.figure("pool_capacity"));
     let waiting = r.figure("pool_waiting_mean").unwrap_or(0.0);
     let full = matches!((out, capacity), (Some(o), Some(c)) if c > 0.0 && o >= c);
@@ -32,7 +29,7 @@ pub(super) fn pool_wait(r: &Reading<'_>) -> Option<Finding> {
     let queues = (slow >= 3.0 || m.in_flight_end > m.scheduled / 20) && r.cpu_is_idle();
     let strength = [
         (named, 0.95),
-        (at_timeout, 0.85),
+        (at_timeout.is_some(), 0.85),
         (full && waiting >= 1.0, 0.9),
         (full && queues, 0.85),
         (all_backends && queues, 0.7),
@@ -50,7 +47,10 @@ pub(super) fn pool_wait(r: &Reading<'_>) -> Option<Finding> {
             if contradicted { strength * 0.2 } else { strength },
         )
         .witnessed(false) // also said by a pool that is full for another reason
-        .blind(!r.knows_cpu() || r.starved())
+        // Locks and a slow database fill a pool too: whoever has not looked there can't exclude them.
+        .blind(
+            !r.knows_cpu() || r.starved() || r.figure("db_active_mean").is_none() || r.f.database_elsewhere,
+        )
         .figure_if(full, || {
             format!(
                 "{:.0} of {:.0} connections checked out",
@@ -62,8 +62,8 @@ pub(super) fn pool_wait(r: &Reading<'_>) -> Option<Finding> {
         .figure_if(named, || {
             format!("{} of the failures are pool timeouts", pct(timeouts))
         })
-        .figure_if(at_timeout, || {
-            format!("errors come at {:.0} ms, pool_timeout", m.error_latency_ms.p50)
+        .figure_if(at_timeout.is_some(), || {
+            format!("errors come at {:.0} ms, pool_timeout", at_timeout.unwrap_or(0.0))
         })
         .figure_if(all_backends && !full, || {
             format!(
@@ -122,8 +122,12 @@ pub(super) fn database(r: &Reading<'_>) -> Option<Finding> {
     let active = r.figure("db_active_mean").unwrap_or(0.0);
     let busy = ramp(running, 0.4, 0.9);
     let disk = ramp(io, 0.3, 0.7) * ramp(active, 1.0, 3.0);
-    // A database full on this machine fills the machine; where that was looked at and is not so, its CPU does not bind.
-    let room = r.figure("host_cpu_ratio").map_or(1.0, |h| ramp(h, 0.6, 0.85));
+    // A database full on this machine fills the machine; where that was looked at and is not so, its CPU does not bind. On
+    // another machine nobody knows how many CPUs it has.
+    let room = match r.f.database_elsewhere {
+        true => 0.6,
+        false => r.figure("host_cpu_ratio").map_or(1.0, |h| ramp(h, 0.6, 0.85)),
+    };
     let strength = (busy * room).max(disk) * 0.8 * (1.0 - 0.5 * ramp(contended, 3.0, 6.0));
     Some(
         Finding::new(Code::Database, strength)

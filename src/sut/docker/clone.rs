@@ -283,6 +283,26 @@ fn env_value<'a>(original: &'a ContainerInspectResponse, name: &str) -> Option<&
 }
 
 #[allow(clippy::cast_precision_loss)]
+/// Variables that count in the connection budget and are not tuned, where they are numbers.
+#[must_use]
+pub fn fixed(original: &ContainerInspectResponse, parameters: &[Parameter]) -> BTreeMap<String, f64> {
+    let env = original.config.as_ref().and_then(|c| c.env.as_ref());
+    env.into_iter()
+        .flatten()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| crate::spec::counts_connections(name))
+        .filter(|(name, _)| {
+            !parameters
+                .iter()
+                .any(|p| matches!(&p.binding, Binding::Env(v) if v == name))
+        })
+        .filter_map(|(name, value)| {
+            let n: f64 = value.trim().parse().ok()?;
+            (n.is_finite() && n >= 0.0).then(|| (name.to_owned(), n))
+        })
+        .collect()
+}
+
 fn limit_today(h: &HostConfig, limit: Limit) -> Option<f64> {
     let positive = |v: Option<i64>| v.filter(|v| *v > 0).map(|v| v as f64);
     let bytes = |v: Option<i64>| {

@@ -578,6 +578,7 @@ impl Sut for DockerSut {
             &found.inspect,
         )?);
         facts.addresses = addresses(&found.inspect);
+        facts.fixed = clone::fixed(&found.inspect, parameters);
         let text = |v: &Json| v.as_str().unwrap_or("unknown").to_owned();
         facts
             .environment

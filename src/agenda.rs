@@ -233,15 +233,24 @@ pub fn finalists(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock)
 #[must_use]
 pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Next {
     let finalists = finalists(space, limits, trials, clock);
-    if finalists.is_empty() && diagnosis::nothing_to_move(&diagnosis::without_frozen(space, trials)) {
-        return Next::Nothing(
-            "nothing that is tuned changes anything: today's configuration stays".to_owned(),
-        );
-    }
     if finalists.is_empty() {
-        return Next::Nothing("nothing but today's configuration carried anything: it stays".to_owned());
+        return Next::Nothing(why_nothing(space, trials).to_owned());
     }
     next_pairing(space, limits, trials, clock, &finalists, 1)
+}
+
+/// Why nothing is there to be compared with today's configuration.
+fn why_nothing(space: &Space, trials: &[Trial]) -> &'static str {
+    let mut measured = trials.iter().filter(|t| t.capacity().is_some()).peekable();
+    if diagnosis::nothing_to_move(&diagnosis::without_frozen(space, trials)) {
+        "nothing that is tuned changes anything"
+    } else if measured.peek().is_none() {
+        "no configuration kept the objective at any rate, today's neither"
+    } else if measured.all(generator_limited) {
+        NOTHING_BETTER
+    } else {
+        "nothing but today's configuration carried anything"
+    }
 }
 
 /// The next trial of a confirmation of `candidate`, or the decision. Only trials from number `first` on count, so that

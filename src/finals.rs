@@ -192,6 +192,10 @@ pub struct Decision {
     pub winner_rps: Option<f64>,
     /// The config that `gain` and `winner_rps` speak of.
     pub candidate: Option<Config>,
+    /// The candidate reached the highest rate that could be offered (`[capacity] max`, or what the generator sends) in
+    /// at least one round: its rate and the gain are lower bounds, and the upper end of the interval is open.
+    #[serde(default)]
+    pub at_least: bool,
     /// The decision in a sentence or two.
     pub words: String,
 }

@@ -44,6 +44,8 @@ impl Study {
             .map(serde_json::from_value)
             .transpose()
             .map_err(|e| StoreError::Unreadable(format!("the study's decision cannot be read: {e}")))?;
+        let trials = journal.trials().await?;
+        let last = trials.iter().map(|t| u64::from(t.number)).max().unwrap_or(0);
         let text = |v: serde_json::Value| match v {
             serde_json::Value::String(s) => s,
             other => other.to_string(),
@@ -60,9 +62,17 @@ impl Study {
                 Some(serde_json::Value::Object(map)) => map.into_iter().map(|(k, v)| (k, text(v))).collect(),
                 _ => std::collections::BTreeMap::new(),
             },
+            // What was said when fewer trials were known is no longer the end.
+            ended: journal
+                .events(kinds::NO_FINALS)
+                .await?
+                .pop()
+                .filter(|d| d.get("after_trial").and_then(serde_json::Value::as_u64) == Some(last))
+                .and_then(|d| d.get("why").cloned())
+                .map(text),
         };
         Ok(Self {
-            trials: journal.trials().await?,
+            trials,
             meta,
             space,
             decision,

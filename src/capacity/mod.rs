@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use conclusion::conclude;
 pub use judge::{Judgement, judge};
+pub use reading::judged_loss;
 pub use search::next_step;
 pub use watch::Watch;
 pub use windows::after_restart;

@@ -2,11 +2,14 @@
 //!
 //! A fold that decides nothing: what comes next is `search`'s business.
 
-use crate::slo::Verdict;
+use std::time::Duration;
+
+use crate::slo::{Slo, Verdict};
 use crate::trial::Probe;
 
+use super::judge::loss_blocks;
 use super::posterior::hint;
-use super::{Plan, ProbePhase};
+use super::{Plan, ProbePhase, ProbePlan};
 
 /// Checks for a normal service after a failing probe, each twice as long as the one before: some 25 s in all.
 const RECOVERY_CHECKS: u32 = 6;
@@ -28,6 +31,26 @@ pub(super) enum Mode {
     Recovering { checks: u32 },
     /// It did not come back.
     Tripped,
+}
+
+/// Goodput loss of the probe at index `at` of a search as it was judged, 0..=1: what a service without a queue has in flight
+/// when the window ends is forgiven, as in [`Probe::loss_upper`], which is never below it. `Measurement::loss` forgives
+/// nothing. None where there is no such probe or nothing was scheduled.
+#[must_use]
+#[allow(clippy::cast_precision_loss)]
+pub fn judged_loss(probes: &[Probe], at: usize) -> Option<f64> {
+    let (probe, before) = (probes.get(at)?, probes.get(..at)?);
+    let m = &probe.measurement;
+    // Only the idle latency is wanted, and that depends on no plan.
+    let any = Plan::new(Slo::default(), m.offered);
+    let plan = ProbePlan {
+        idle_ms: Reading::of(&any, before).idle_ms,
+        ..ProbePlan::new(probe.phase, m.offered, Duration::ZERO)
+    };
+    let (lost, n) = loss_blocks(&plan, m)
+        .iter()
+        .fold((0, 0), |s, b| (s.0 + b.0, s.1 + b.1));
+    (n > 0).then(|| lost as f64 / n as f64)
 }
 
 /// The probes, read once.

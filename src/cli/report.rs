@@ -198,8 +198,17 @@ pub async fn export(args: &ExportArgs, json: bool) -> anyhow::Result<u8> {
         };
         ExitError::new(code, e.to_string())
     };
-    if let (Some(c), Some(usable)) = (&mut connections, args.connections) {
-        (c.usable, c.asked) = (usable, None);
+    match (&mut connections, args.connections) {
+        (Some(c), Some(usable)) => (c.usable, c.asked) = (usable, None),
+        (None, Some(_)) => {
+            return Err(ExitError::new(
+                exit::USAGE,
+                "--connections: this study has no connection budget, so nothing says how many connections a configuration \
+                 takes; write [budget] connections and `uses` into its space file before the study, or leave the flag out",
+            )
+            .into());
+        }
+        (_, None) => {}
     }
     let mut summary = study.summary();
     if let Some(n) = args.instances {
@@ -245,10 +254,12 @@ pub async fn runs(args: &RunsArgs, json: bool) -> anyhow::Result<u8> {
             .and_then(|d| serde_json::from_value::<FinalDecision>(d).ok());
         let (state, begun) = match &e.meta {
             Ok(Some(m)) => (
-                decision
-                    .as_ref()
-                    .map_or("not confirmed", |d| d.verdict.name())
-                    .to_owned(),
+                match &decision {
+                    Some(d) => d.verdict.name(),
+                    None if e.ended => "no_gain",
+                    None => "not confirmed",
+                }
+                .to_owned(),
                 m.created_at.clone(),
             ),
             Ok(None) => ("not begun".to_owned(), String::new()),

@@ -226,10 +226,7 @@ fn end_words(ended: &anyhow::Result<RunEnd>, folder: &Path) -> End {
     match ended {
         Ok(end) => End {
             code: end.code,
-            verdict: end.json["decision"]["verdict"]
-                .as_str()
-                .unwrap_or("not_confirmed")
-                .to_owned(),
+            verdict: end.json["verdict"].as_str().unwrap_or("not_confirmed").to_owned(),
             headline: end.json["headline"].as_str().unwrap_or_default().to_owned(),
             folder,
             summary: format!("{}\n", end.summary.trim()),

@@ -200,6 +200,10 @@ impl<'a> CostStanding<'a> {
             baseline_rps: self.mean(self.baseline()),
             winner_rps: self.mean(candidate),
             candidate: (candidate < self.baseline()).then(|| config(candidate)).flatten(),
+            at_least: self
+                .seen
+                .get(candidate)
+                .is_some_and(|list| list.iter().any(|r| r.at_least && r.rate.is_some())),
             words,
         }
     }

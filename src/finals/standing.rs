@@ -180,7 +180,8 @@ impl<'a> Standing<'a> {
                 continue;
             };
             let ratio = (rate.get() / base.get()).ln();
-            // A baseline that carries "at least" so much may carry more: no gain can be read from that.
+            // A baseline that carries "at least" so much may carry more: no gain can be read from that. A finalist that
+            // does only makes the ratio a lower bound: the decision says so (`at_least`).
             ratios.push(if b.at_least { ratio.min(0.0) } else { ratio });
             known += interval_variance(f) + interval_variance(b);
         }
@@ -272,7 +273,8 @@ impl<'a> Standing<'a> {
         };
         if g.lower() > 0.0 {
             Place::Win
-        } else if g.upper() < 0.0 {
+        } else if g.upper() < 0.0 && !own().any(|r| r.at_least) {
+            // A finalist that carries "at least" so much may carry more: it is not shown to be slower.
             Place::Worse
         } else if look == Look::Last
             || g.upper() < self.plan.minimum_gain.get().ln_1p()
@@ -340,6 +342,12 @@ impl<'a> Standing<'a> {
                 )
             }),
             candidate,
+            at_least: of.is_some_and(|(i, _)| {
+                self.rounds
+                    .iter()
+                    .filter_map(|r| r.finalists.get(i).copied().flatten())
+                    .any(|r| r.at_least && r.rate.is_some())
+            }),
             words: String::new(),
         };
         decision.words = self.words(&decision, of.map(|(i, g)| self.place(i, g.as_ref(), Look::Last)));
@@ -348,18 +356,18 @@ impl<'a> Standing<'a> {
 
     fn words(&self, d: &Decision, place: Option<Place>) -> String {
         let percent = |x: f64| format!("{:+.1} %", 100.0 * x);
+        let bound = if d.at_least { "at least " } else { "" };
         let rates = match (d.winner_rps, d.baseline_rps) {
-            (Some(w), Some(b)) => format!("{} against {}", Rps::saturating(w), Rps::saturating(b)),
-            (Some(w), None) => format!("{} against none", Rps::saturating(w)),
+            (Some(w), Some(b)) => format!("{bound}{} against {}", Rps::saturating(w), Rps::saturating(b)),
+            (Some(w), None) => format!("{bound}{} against none", Rps::saturating(w)),
             _ => "no rates".to_owned(),
         };
         let interval = d.gain.map_or(String::new(), |[lo, at, hi]| {
-            format!(
-                "{} (95 % interval {} to {})",
-                percent(at),
-                percent(lo),
-                percent(hi)
-            )
+            let (at, lo) = (percent(at), percent(lo));
+            match d.at_least {
+                true => format!("at least {at} (95 % interval from {lo}, open above)"),
+                false => format!("{at} (95 % interval {lo} to {})", percent(hi)),
+            }
         });
         let detectable = d.minimum_detectable_gain.map_or(String::new(), |m| {
             format!(
@@ -385,6 +393,10 @@ impl<'a> Standing<'a> {
             (FinalVerdict::Worse, _) => {
                 format!("keep the baseline: the best finalist is slower, {interval}, {rates}")
             }
+            (FinalVerdict::NoGain, Some(_)) if d.at_least => format!(
+                "keep the baseline: no gain could be shown, {interval}, {rates}; the best finalist reached the highest rate that \
+                 could be offered"
+            ),
             (FinalVerdict::NoGain, Some(_)) => {
                 format!("keep the baseline: no gain was shown, {interval}, {rates}{detectable}")
             }

@@ -268,3 +268,44 @@ fn a_config_against_itself_seldom_wins_and_a_gain_of_eight_percent_usually_does(
     let worse = share(&plan, &[100.0, 65.0], 0.05, 50, FinalVerdict::Worse);
     assert!(worse >= 0.9, "worse {worse}");
 }
+
+/// Fails when a finalist that reached the highest rate on offer is quoted with an upper end, or called slower.
+#[test]
+fn a_finalist_at_the_maximum_has_an_open_end_and_is_never_worse() {
+    let (b, f) = (config(0), config(1));
+    let run = |base: f64, capped: f64| {
+        let plan = FinalsPlan::new(2, 1);
+        let top = |round| FinalResult {
+            at_least: true,
+            ..result(&f, round, capped)
+        };
+        let done = vec![result(&b, 1, base), top(1), result(&b, 2, base), top(2)];
+        match next_final(
+            &plan,
+            &Space::default(),
+            std::slice::from_ref(&f),
+            &b,
+            &done,
+            true,
+        ) {
+            FinalStep::Decided(d) => d,
+            FinalStep::Measure { .. } => panic!("decided"),
+        }
+    };
+    let d = run(100.0, 300.0);
+    assert_eq!((d.verdict, d.at_least), (FinalVerdict::Win, true));
+    assert!(
+        d.words.contains("at least +200.0 % (95 % interval from +") && d.words.contains("open above"),
+        "{}",
+        d.words
+    );
+    // The generator sent no more than 100 in its rounds: that it carries less than today's is not shown.
+    let d = run(300.0, 100.0);
+    assert_eq!(
+        (d.verdict, d.at_least, d.config),
+        (FinalVerdict::NoGain, true, b.clone())
+    );
+    assert!(d.words.contains("no gain could be shown"), "{}", d.words);
+    let (d, _) = play(&FinalsPlan::new(2, 1), &[100.0, 300.0], 0.01, 1);
+    assert!(!d.at_least && !d.words.contains("open above"), "{}", d.words);
+}

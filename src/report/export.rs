@@ -102,10 +102,7 @@ pub fn for_instances<'a>(
 
 /// The summary with its best candidate in the winner's place; the headline still says what was decided.
 fn forced_win<'a>(s: &Summary<'a>) -> Option<Summary<'a>> {
-    let candidate = match &s.decision {
-        Some(d) => d.config.clone(),
-        None => s.rows.get(s.best_row()?)?.config.clone(),
-    };
+    let candidate = s.other()?.clone();
     let mut out = s.clone();
     out.forced = Some(candidate);
     Some(out)
@@ -127,8 +124,9 @@ pub fn summary_json(s: &Summary<'_>) -> Json {
     json!({
         "study": s.meta.name,
         "tool": format!("autotune {}", s.meta.version),
-        "verdict": s.decision.as_ref().map_or("not_confirmed", |d| d.verdict.name()),
+        "verdict": s.verdict_name(),
         "summary": s.headline(),
+        "ended": s.ended(),
         "config": s.recommended(),
         "today": s.baseline,
         "decision": s.decision,

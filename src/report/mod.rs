@@ -5,6 +5,7 @@
 
 mod compare;
 mod export;
+mod headline;
 mod html;
 mod importance;
 mod recommend;
@@ -17,10 +18,11 @@ use serde::{Deserialize, Serialize};
 
 pub use compare::{Comparison, compare};
 pub use export::{ExportError, Format, export, for_instances, summary_json};
+pub use headline::objective_words;
 pub use html::{Page, main_html, page_around, picture, report_html};
 pub use importance::{Share, importance};
 pub use recommend::{compose_override, environment_toml, recommended_env, recommended_toml};
-pub use summary::{Notes, Row, Sample, Summary, objective_words, summarise};
+pub use summary::{Notes, Row, Sample, Summary, summarise};
 pub use tables::{probes_csv, trials_csv};
 pub use text::{clean, csv_text};
 pub use warnings::warnings;
@@ -61,6 +63,14 @@ pub struct FinalDecision {
     pub verdict: FinalVerdict,
     /// The config to run: the winner, or today's where nothing won.
     pub config: Config,
+    /// The config that `gain` and `winner_rps` speak of; None where none was compared, and in the journals of older
+    /// versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Config>,
+    /// The candidate reached the highest rate that could be offered: its rate and the gain are lower bounds, and the upper
+    /// end of `gain` says nothing.
+    #[serde(default)]
+    pub at_least: bool,
     /// Gain of the best candidate over the baseline as a fraction (0.43 is +43 %): lower end, point, upper
     /// end of the 95 % interval. Where nothing won it is the best candidate's, not the recommendation's.
     pub gain: [f64; 3],
@@ -109,7 +119,7 @@ pub type File = (&'static str, Option<Vec<u8>>);
 /// Every derived file of a study, in the order of their importance.
 pub fn files(summary: &Summary<'_>) -> Result<Vec<File>, RenderError> {
     let toml = summary
-        .decision
+        .recommended()
         .is_some()
         .then(|| recommended_toml(summary))
         .transpose()?;

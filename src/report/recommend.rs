@@ -7,33 +7,32 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::text::{CELL, clean, number, rate};
-use super::{FinalDecision, RenderError, Summary, objective_words};
+use super::{FinalDecision, RenderError, Sample, Summary, objective_words};
 use crate::space::{Binding, Config, Limit, Value};
+
+/// What compose needs for several instances of a service, and autotune does not set up.
+pub(super) const NEEDS_FOR_INSTANCES: &str =
+    "needs a port range or no published port, and a balancer in front";
 
 #[derive(Serialize)]
 struct Recommended<'a> {
     verdict: &'static str,
     summary: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     binds: Option<String>,
     config: &'a Config,
     today: &'a Config,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candidate: Option<&'a Config>,
     evidence: Evidence<'a>,
 }
 
 #[derive(Serialize)]
 struct Evidence<'a> {
-    rate_rps: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rate_interval_rps: Option<[f64; 2]>,
-    baseline_rps: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    baseline_interval_rps: Option<[f64; 2]>,
-    gain: f64,
-    gain_interval: [f64; 2],
-    confidence: f64,
-    pairs: u32,
-    minimum_detectable_gain: f64,
+    #[serde(flatten)]
+    rates: Rates,
     objective: String,
     trials: usize,
     probes: usize,
@@ -46,36 +45,112 @@ struct Evidence<'a> {
     tool: String,
 }
 
+/// Rates and gain; what was not compared is left out. An open end is infinite.
+#[derive(Serialize, Default)]
+struct Rates {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_rps: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_interval_rps: Option<[f64; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    baseline_rps: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    baseline_interval_rps: Option<[f64; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candidate_rps: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gain: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gain_interval: Option<[f64; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confidence: Option<f64>,
+    pairs: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    minimum_detectable_gain: Option<f64>,
+}
+
+impl Rates {
+    /// Of the finals.
+    fn decided(s: &Summary<'_>, d: &FinalDecision) -> Self {
+        let interval = |c: &Config, bound: bool| interval_of(s.sample(c)?, bound);
+        let todays = interval(&s.baseline, s.sample(&s.baseline).is_some_and(|x| x.at_least));
+        let is_win = s.is_win();
+        // The dual question has no gain in rate, and one round has none either.
+        let known = d.is_compared() && s.meta.about.required_rps.is_none();
+        let upper = if d.at_least {
+            f64::INFINITY
+        } else {
+            round(d.gain[2], 4)
+        };
+        Self {
+            rate_rps: Some(round(if is_win { d.winner_rps } else { d.baseline_rps }, 3)),
+            rate_interval_rps: if is_win {
+                interval(&d.config, d.at_least)
+            } else {
+                todays
+            },
+            baseline_rps: Some(round(d.baseline_rps, 3)),
+            baseline_interval_rps: todays,
+            candidate_rps: (!is_win && d.winner_rps > 0.0).then(|| round(d.winner_rps, 3)),
+            gain: known.then(|| round(d.gain[1], 4)),
+            gain_interval: known.then(|| [round(d.gain[0], 4), upper]),
+            confidence: Some(0.95),
+            pairs: d.pairs,
+            minimum_detectable_gain: known.then(|| round(d.minimum_detectable_gain, 4)),
+        }
+    }
+
+    /// Of the search alone: nothing was compared.
+    fn searched(s: &Summary<'_>) -> Self {
+        let today = s.today_in_search();
+        let rate = today.as_ref().map(|x| round(x.mean_rps, 3));
+        let interval = today.as_ref().and_then(|x| interval_of(x, x.at_least));
+        Self {
+            rate_rps: rate,
+            rate_interval_rps: interval,
+            baseline_rps: rate,
+            baseline_interval_rps: interval,
+            confidence: interval.map(|_| 0.95),
+            ..Self::default()
+        }
+    }
+}
+
+/// A sample's interval for a file; a bound has no upper end.
+fn interval_of(x: &Sample, bound: bool) -> Option<[f64; 2]> {
+    match (x.interval_rps, bound) {
+        (Some([lo, hi]), false) => Some([round(lo, 3), round(hi, 3)]),
+        (Some([lo, _]), true) => Some([round(lo, 3), f64::INFINITY]),
+        (None, true) => Some([round(x.mean_rps, 3), f64::INFINITY]),
+        (None, false) => None,
+    }
+}
+
 fn round(x: f64, decimals: i32) -> f64 {
     let k = 10_f64.powi(decimals);
     let r = (x * k).round() / k;
     if r.is_finite() { r } else { 0.0 }
 }
 
-/// recommended.toml: the config, the evidence for it and the verdict. An error without a decision.
+/// recommended.toml: the config, the evidence for it and the verdict. An error while nothing is decided.
 pub fn recommended_toml(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
     let what = "recommended.toml";
-    let (Some(d), Some(config)) = (&s.decision, s.recommended()) else {
+    let Some(config) = s.recommended() else {
         return Err(RenderError::new(what, "nothing was decided yet"));
     };
-    let rounded = |i: [f64; 2]| i.map(|x| round(x, 3));
-    let interval = |c: &Config| s.sample(c).and_then(|x| x.interval_rps).map(rounded);
     let recommended = Recommended {
-        verdict: d.verdict.name(),
+        verdict: s.verdict_name(),
         summary: s.headline(),
+        reason: s.ended().map(|why| clean(why, CELL)),
         binds: s.notes.binds.as_deref().map(|b| clean(b, CELL)),
         config,
         today: &s.baseline,
+        candidate: s.candidate().filter(|_| !s.is_win()),
         evidence: Evidence {
-            rate_rps: round(if s.is_win() { d.winner_rps } else { d.baseline_rps }, 3),
-            rate_interval_rps: interval(config),
-            baseline_rps: round(d.baseline_rps, 3),
-            baseline_interval_rps: interval(&s.baseline),
-            gain: round(d.gain[1], 4),
-            gain_interval: [round(d.gain[0], 4), round(d.gain[2], 4)],
-            confidence: 0.95,
-            pairs: d.pairs,
-            minimum_detectable_gain: round(d.minimum_detectable_gain, 4),
+            rates: match &s.decision {
+                Some(d) => Rates::decided(s, d),
+                None => Rates::searched(s),
+            },
             objective: objective_words(&s.meta.about.slo),
             trials: s.trials.len(),
             probes: s.trials.iter().map(|t| t.probes.len()).sum(),
@@ -91,8 +166,10 @@ pub fn recommended_toml(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
     let mut out = String::from(
         "# What autotune recommends for this service, and the evidence. `gain` is a fraction: 0.43 is +43 %.\n",
     );
-    if !s.is_win() {
-        out.push_str("# Nothing beat today's configuration beyond the noise: [config] is today's; `gain` is the best candidate's.\n");
+    if s.ended().is_some() {
+        out.push_str("# The search ended before any finals: [config] is today's, and `reason` says why.\n");
+    } else if !s.is_win() {
+        out.push_str("# Nothing beat today's configuration beyond the noise: [config] is today's; `gain` is that of [candidate].\n");
     }
     out.push_str(&toml::to_string(&recommended).map_err(|e| RenderError::new(what, e))?);
     Ok(out.into_bytes())
@@ -165,8 +242,8 @@ pub(super) fn evidence_header(s: &Summary<'_>) -> String {
 }
 
 fn rates_line(s: &Summary<'_>, d: &FinalDecision) -> String {
-    let interval = |c: &Config| {
-        s.sample(c)
+    let interval = |c: Option<&Config>| {
+        c.and_then(|c| s.sample(c))
             .and_then(|x| x.interval_rps)
             .map_or(String::new(), |[lo, hi]| {
                 format!(" ({} to {})", rate(lo), rate(hi))
@@ -177,13 +254,17 @@ fn rates_line(s: &Summary<'_>, d: &FinalDecision) -> String {
     } else {
         "best candidate"
     };
-    format!(
-        "Measured again in interleaved rounds: today {} rps{}, {best} {} rps{}.",
+    let todays = format!(
+        "today {} rps{}",
         rate(d.baseline_rps),
-        interval(&s.baseline),
-        rate(d.winner_rps),
-        interval(&d.config)
-    )
+        interval(Some(&s.baseline))
+    );
+    let theirs = match d.winner_rps {
+        x if x <= 0.0 => format!("{best} none"),
+        x if d.at_least => format!("{best} at least {} rps", rate(x)),
+        x => format!("{best} {} rps{}", rate(x), interval(s.candidate())),
+    };
+    format!("Measured again in interleaved rounds: {todays}, {theirs}.")
 }
 
 /// A value as KEY=VALUE files take it: bare where every reader agrees (docker run, compose, systemd), else
@@ -326,6 +407,9 @@ pub fn compose_override(s: &Summary<'_>) -> Option<Vec<u8>> {
         let _ = writeln!(out, "    mem_reservation: {}m", number(x, 0));
     }
     if let Some(n) = settings.replicas {
+        if n > 1 {
+            let _ = writeln!(out, "    # {n} instances: {NEEDS_FOR_INSTANCES}");
+        }
         let _ = writeln!(out, "    scale: {n}");
     }
     out.push_str(&deploy_section(&settings));

@@ -1,18 +1,16 @@
-//! One reading of the journal for all renderings: a row a trial, the finals' samples, the sentences that
-//! every rendering shares.
+//! One reading of the journal for all renderings: a row a trial, the finals' samples, and which config stands
+//! beside today's. The sentences that every rendering shares are in `headline`.
 
 use std::collections::BTreeMap;
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::text::{CELL, clean, percent, rate, signed_percent};
+use super::text::{CELL, clean};
 use super::{FinalDecision, FinalVerdict};
-use crate::capacity::CapacityVerdict;
-use crate::slo::Slo;
+use crate::capacity::{CapacityVerdict, ProbePhase, judged_loss};
 use crate::space::{Config, Space};
 use crate::store::StudyMeta;
 use crate::trial::{Outcome, Probe, Trial, TrialPhase};
-use crate::units::show_duration;
 
 /// An interval whose ends differ by more than this factor is none: two rounds that disagree.
 const WIDEST: f64 = 10.0;
@@ -26,6 +24,8 @@ pub struct Notes {
     pub environment: BTreeMap<String, String>,
     /// What a reader must know.
     pub warnings: Vec<String>,
+    /// Why the study ended without finals, where nothing was there to be compared: then today's configuration stays.
+    pub ended: Option<String>,
 }
 
 /// A trial as a row of figures.
@@ -45,11 +45,12 @@ pub struct Row {
     pub rate_rps: Option<f64>,
     /// Its 90 % interval.
     pub interval_rps: Option<[f64; 2]>,
-    /// Good answers per second at the probe that counts.
+    /// Good answers per second at the probe that confirmed the rate. This and what follows is None where no rate was
+    /// confirmed: a race that was lost has a bound and no figures at it.
     pub goodput_rps: Option<f64>,
-    /// Goodput loss there.
+    /// Goodput loss there, as it was judged: what a service without a queue has in flight when the window ends is forgiven.
     pub error_ratio: Option<f64>,
-    /// Upper 95 % bound of it.
+    /// Upper 95 % bound of it, on the same footing.
     pub error_ratio_upper: Option<f64>,
     /// p50, p95, p99 from the scheduled time there, milliseconds.
     pub latency_ms: Option<[f64; 3]>,
@@ -91,6 +92,9 @@ pub struct Sample {
     /// Its 95 % interval (Student's t on the logarithms); None below two measurements, and where it is so wide
     /// that it says nothing.
     pub interval_rps: Option<[f64; 2]>,
+    /// A rate among them is a lower bound (`[capacity] max` or the generator's limit was reached): so is the mean, and
+    /// the upper end of the interval says nothing.
+    pub at_least: bool,
 }
 
 /// A study, read once.
@@ -162,15 +166,60 @@ impl Summary<'_> {
             .is_some_and(|d| d.verdict == FinalVerdict::Win)
     }
 
-    /// The config to run, once the finals decided: the winner, or today's.
+    /// Why the study ended without finals, where it did: today's configuration stays.
+    #[must_use]
+    pub fn ended(&self) -> Option<&str> {
+        match self.decision {
+            Some(_) => None,
+            None => self.notes.ended.as_deref(),
+        }
+    }
+
+    /// The verdict's name in files: win, no_gain, worse, undecided, or not_confirmed while nothing was decided.
+    #[must_use]
+    pub fn verdict_name(&self) -> &'static str {
+        match &self.decision {
+            Some(d) => d.verdict.name(),
+            None if self.ended().is_some() => FinalVerdict::NoGain.name(),
+            None => "not_confirmed",
+        }
+    }
+
+    /// The config that the decision's gain speaks of: the winner, or else the best candidate.
+    #[must_use]
+    pub fn candidate(&self) -> Option<&Config> {
+        match self.decision.as_ref()? {
+            d if d.verdict == FinalVerdict::Win => Some(&d.config),
+            d => d.candidate.as_ref(),
+        }
+    }
+
+    /// The config that is shown beside today's: the winner, else the best candidate of the finals, else the best of the
+    /// search; None where that is today's.
+    #[must_use]
+    pub fn other(&self) -> Option<&Config> {
+        let best = self.best_row().and_then(|i| self.rows.get(i)).map(|r| &r.config);
+        let other = |c: &&Config| **c != self.baseline;
+        self.candidate().filter(other).or_else(|| best.filter(other))
+    }
+
+    /// Today's configuration as the search measured it, first and along the way.
+    #[must_use]
+    pub(super) fn today_in_search(&self) -> Option<Sample> {
+        let of_today = |r: &&Row| matches!(r.phase, TrialPhase::Baseline | TrialPhase::Anchor);
+        gathered(self.rows.iter().filter(of_today)).pop()
+    }
+
+    /// The config to run, once the finals decided or nothing was there to decide: the winner, or today's.
     #[must_use]
     pub fn recommended(&self) -> Option<&Config> {
         if self.forced.is_some() {
             return self.forced.as_ref();
         }
-        match self.decision.as_ref()? {
-            d if d.verdict == FinalVerdict::Win => Some(&d.config),
-            _ => Some(&self.baseline),
+        match &self.decision {
+            Some(d) if d.verdict == FinalVerdict::Win => Some(&d.config),
+            Some(_) => Some(&self.baseline),
+            None => self.ended().map(|_| &self.baseline),
         }
     }
 
@@ -183,8 +232,10 @@ impl Summary<'_> {
     /// The best rate of the search so far, finals aside: the row's index.
     #[must_use]
     pub fn best_row(&self) -> Option<usize> {
-        let searched =
-            |r: &Row| r.phase != TrialPhase::Final && matches!(r.verdict, "sustainable" | "at_least");
+        let searched = |r: &Row| {
+            r.phase != TrialPhase::Final
+                && matches!(r.verdict, "sustainable" | "at_least" | "generator_limited")
+        };
         self.rows
             .iter()
             .enumerate()
@@ -206,107 +257,10 @@ impl Summary<'_> {
         }
         hosts
     }
-
-    /// The verdict in one sentence.
-    #[must_use]
-    pub fn headline(&self) -> String {
-        let Some(d) = &self.decision else {
-            return match self.best_row().and_then(|i| self.rows.get(i)) {
-                Some(r) => format!(
-                    "Not confirmed yet: the best trial so far carried {} rps; nothing is recommended on a single measurement.",
-                    rate(r.rate_rps.unwrap_or(0.0))
-                ),
-                None => "Nothing measured yet.".to_owned(),
-            };
-        };
-        if let Some(rate) = self.meta.about.required_rps.filter(|_| !d.words.is_empty()) {
-            // The dual question has no gain in rate: the decision's own words say what was proven.
-            let change = match d.verdict {
-                FinalVerdict::Win => format!(": {}", self.changes(&d.config)),
-                _ => String::new(),
-            };
-            return format!(
-                "The cheapest configuration for {} rps; {}{change}.",
-                super::text::rate(rate),
-                d.words
-            );
-        }
-        let evidence = format!(
-            "95 % interval {} to {} %, {} {}",
-            signed_percent(d.gain[0]),
-            signed_percent(d.gain[2]),
-            d.pairs,
-            if d.pairs == 1 { "pair" } else { "pairs" }
-        );
-        let found = if d.is_compared() {
-            format!(
-                "the best candidate differs by {} % ({evidence})",
-                signed_percent(d.gain[1])
-            )
-        } else {
-            "too few rounds of the finals were finished to compare anything".to_owned()
-        };
-        match d.verdict {
-            FinalVerdict::Win => format!(
-                "{} % over today's configuration ({evidence}): {}.",
-                signed_percent(d.gain[1]),
-                self.changes(&d.config)
-            ),
-            FinalVerdict::NoGain => format!(
-                "No gain: keep today's configuration; {found}; a gain of {} % would have been seen.",
-                percent(d.minimum_detectable_gain)
-            ),
-            FinalVerdict::Worse => format!("Worse when measured again: keep today's configuration; {found}."),
-            FinalVerdict::Undecided => format!("Undecided: keep today's configuration; {found}."),
-        }
-    }
-
-    /// "raise pool_size 5 -> 24, keep cpus 1".
-    #[must_use]
-    pub fn changes(&self, to: &Config) -> String {
-        let mut changed = Vec::new();
-        let mut kept = Vec::new();
-        for p in &self.space.parameters {
-            let name = clean(&p.name, 80);
-            let show = |v: &crate::space::Value| clean(&v.to_string(), 80);
-            match (self.baseline.get(&p.name), to.get(&p.name)) {
-                (Some(a), Some(b)) if a == b || a.as_f64().is_some_and(|x| Some(x) == b.as_f64()) => {
-                    kept.push(format!("{name} {}", show(b)));
-                }
-                (Some(a), Some(b)) => {
-                    let verb = match (a.as_f64(), b.as_f64()) {
-                        (Some(x), Some(y)) if y > x => "raise",
-                        (Some(_), Some(_)) => "lower",
-                        _ => "set",
-                    };
-                    changed.push(format!("{verb} {name} {} → {}", show(a), show(b)));
-                }
-                (None, Some(b)) => changed.push(format!("set {name} {}", show(b))),
-                (Some(_), None) => changed.push(format!("{name} no longer applies")),
-                (None, None) => {}
-            }
-        }
-        if !kept.is_empty() {
-            changed.push(format!("keep {}", kept.join(", ")));
-        }
-        changed.join(", ")
-    }
-}
-
-/// The objective as people read it: "at most 5 % errors, p99 within 250 ms".
-#[must_use]
-pub fn objective_words(slo: &Slo) -> String {
-    let mut words = format!("at most {} % errors", percent(slo.errors.get()));
-    for (name, limit) in [("p95", slo.p95), ("p99", slo.p99), ("mean", slo.mean)] {
-        if let Some(d) = limit {
-            words.push_str(&format!(", {name} within {}", show_duration(d)));
-        }
-    }
-    words
 }
 
 /// The probe that a trial's figures are from: the confirming one, else the last that met the objective,
-/// else the last.
+/// else the last. An idle check says nothing of a service under load.
 fn telling_probe(t: &Trial) -> Option<usize> {
     let confirmed = t.capacity().and_then(|c| c.confirmed_by);
     let by_number = confirmed.and_then(|n| t.probes.iter().position(|p| p.number == n));
@@ -314,16 +268,22 @@ fn telling_probe(t: &Trial) -> Option<usize> {
         .or_else(|| {
             t.probes
                 .iter()
-                .rposition(|p| p.verdict == crate::slo::Verdict::Meets)
+                .rposition(|p| p.phase != ProbePhase::Idle && p.verdict == crate::slo::Verdict::Meets)
         })
-        .or_else(|| t.probes.len().checked_sub(1))
+        .or_else(|| t.probes.iter().rposition(|p| p.phase != ProbePhase::Idle))
 }
 
 fn row(space: &Space, t: &Trial) -> Row {
     let capacity = t.capacity();
     let at = telling_probe(t);
     let probe: Option<&Probe> = at.and_then(|i| t.probes.get(i));
-    let figure = |name: &str| probe.and_then(|p| p.telemetry.get(name)).copied();
+    // What a trial without a confirmed rate measured last is not what it does at its rate.
+    let confirmed = capacity.filter(|c| c.verdict != CapacityVerdict::AtMost && c.sustainable_rps.is_some());
+    let at_rate = probe.filter(|_| confirmed.is_some());
+    let figure = |name: &str| {
+        let of = if capacity.is_some() { at_rate } else { probe };
+        of.and_then(|p| p.telemetry.get(name)).copied()
+    };
     let peak = |name: &str| {
         t.probes
             .iter()
@@ -340,7 +300,6 @@ fn row(space: &Space, t: &Trial) -> Row {
         Some(Outcome::Infrastructure { detail }) => ("infrastructure", clean(detail, CELL)),
         Some(Outcome::Interrupted) => ("interrupted", String::new()),
     };
-    let measured = capacity.is_some();
     Row {
         trial: t.number,
         phase: t.phase,
@@ -353,10 +312,12 @@ fn row(space: &Space, t: &Trial) -> Row {
             _ => c.sustainable_rps,
         }),
         interval_rps: capacity.and_then(|c| c.sustainable_rps.map(|_| c.interval_rps)),
-        goodput_rps: capacity.map(|c| c.goodput_rps),
-        error_ratio: probe.filter(|_| measured).map(|p| p.measurement.loss()),
-        error_ratio_upper: capacity.filter(|_| probe.is_some()).map(|c| c.error_ratio_upper),
-        latency_ms: probe.filter(|_| measured).map(|p| {
+        goodput_rps: confirmed.map(|c| c.goodput_rps),
+        error_ratio: at_rate.and(at).and_then(|i| judged_loss(&t.probes, i)),
+        error_ratio_upper: confirmed
+            .filter(|_| at_rate.is_some())
+            .map(|c| c.error_ratio_upper),
+        latency_ms: at_rate.map(|p| {
             let l = p.measurement.latency_ms;
             [l.p50, l.p95, l.p99]
         }),
@@ -387,22 +348,37 @@ fn verdict_name(v: CapacityVerdict) -> &'static str {
 
 /// The finals by config, the baseline first, then by falling rate.
 fn samples(rows: &[Row], baseline: &Config) -> Vec<Sample> {
-    let mut found: Vec<(Config, Vec<f64>)> = Vec::new();
-    for r in rows.iter().filter(|r| r.phase == TrialPhase::Final) {
-        let Some(x) = r.rate_rps.filter(|x| *x > 0.0 && r.verdict != "at_most") else {
-            continue;
-        };
-        match found.iter_mut().find(|(c, _)| *c == r.config) {
-            Some((_, rates)) => rates.push(x),
-            None => found.push((r.config.clone(), vec![x])),
-        }
-    }
-    let mut samples: Vec<Sample> = found.into_iter().map(|(c, rates)| sample(c, rates)).collect();
+    let mut samples = gathered(rows.iter().filter(|r| r.phase == TrialPhase::Final));
     samples.sort_by(|a, b| {
         let first = |s: &Sample| s.config != *baseline;
         first(a).cmp(&first(b)).then(b.mean_rps.total_cmp(&a.mean_rps))
     });
     samples
+}
+
+/// The rates of `rows` by config, in the order of their first rows.
+fn gathered<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<Sample> {
+    let mut found: Vec<(Config, Vec<f64>, bool)> = Vec::new();
+    for r in rows {
+        let Some(x) = r.rate_rps.filter(|x| *x > 0.0 && r.verdict != "at_most") else {
+            continue;
+        };
+        let bound = matches!(r.verdict, "at_least" | "generator_limited");
+        match found.iter_mut().find(|(c, ..)| *c == r.config) {
+            Some((_, rates, at_least)) => {
+                rates.push(x);
+                *at_least |= bound;
+            }
+            None => found.push((r.config.clone(), vec![x], bound)),
+        }
+    }
+    found
+        .into_iter()
+        .map(|(c, rates, at_least)| Sample {
+            at_least,
+            ..sample(c, rates)
+        })
+        .collect()
 }
 
 /// Geometric mean and Student's t interval of the logarithms: rates of repeats scatter by a factor.
@@ -423,5 +399,6 @@ fn sample(config: Config, rates: Vec<f64>) -> Sample {
         rates,
         mean_rps: mean.exp(),
         interval_rps,
+        at_least: false,
     }
 }

@@ -18,6 +18,8 @@ pub struct Entry {
     pub trials: u32,
     /// The last decision of its finals, as journalled.
     pub decision: Option<serde_json::Value>,
+    /// It ended without finals: today's configuration stays.
+    pub ended: bool,
 }
 
 /// The studies below `results`, by folder name; a folder without a journal is passed over.
@@ -50,12 +52,19 @@ async fn look(dir: PathBuf) -> Entry {
         meta: Ok(None),
         trials: 0,
         decision: None,
+        ended: false,
     };
     let found: Result<(), StoreError> = async {
         let journal = Sqlite::open_read_only(&entry.dir).await?;
         entry.meta = Ok(journal.meta().await?);
         entry.trials = journal.trial_count().await?;
         entry.decision = journal.events(super::kinds::DECISION).await?.pop();
+        entry.ended = journal
+            .events(super::kinds::NO_FINALS)
+            .await?
+            .pop()
+            .and_then(|d| d.get("after_trial")?.as_u64())
+            .is_some_and(|n| n == u64::from(entry.trials));
         journal.close().await;
         Ok(())
     }

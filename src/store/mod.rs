@@ -106,6 +106,9 @@ pub mod kinds {
     pub const CONFIRM: &str = "confirm";
     /// Why the search ended: a text; the last one counts.
     pub const SEARCH_ENDED: &str = "search_ended";
+    /// Why the study ended without finals, where nothing was there to be compared: `why`, and `after_trial`, the last trial
+    /// that it knew. Void once another trial began.
+    pub const NO_FINALS: &str = "no_finals";
     /// Something that a reader of the report must know: a text.
     pub const WARNING: &str = "warning";
 }

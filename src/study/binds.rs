@@ -89,6 +89,9 @@ impl Study<'_> {
     pub(crate) async fn say_what_binds(&mut self, decision: Option<&Decision>) -> Result<(), ExitError> {
         let config = decision.map_or_else(|| self.spec.space.baseline(), |d| d.config.clone());
         let Some(found) = diagnosis::binds_at(&self.spec, &self.trials, &config) else {
+            // What was said of an earlier recommendation must not stand beside this one.
+            let none = "no single limit was found for the recommended configuration";
+            self.store.log(kinds::BINDS, &none.into()).await?;
             return Ok(());
         };
         let frozen: Vec<String> = diagnosis::knob_findings(&self.spec.space, &self.trials)

@@ -31,10 +31,12 @@ impl Study<'_> {
             };
             let range = s
                 .interval_rps
+                .filter(|_| !s.at_least)
                 .map_or(String::new(), |[lo, hi]| format!("  (95 % {lo:.1} to {hi:.1})"));
             lines.push(format!(
-                "  {who}{}  {:.1} rps{range}, {} measurements",
+                "  {who}{}  {}{:.1} rps{range}, {} measurements",
                 s.config,
+                if s.at_least { "at least " } else { "" },
                 s.mean_rps,
                 s.rates.len()
             ));
@@ -61,19 +63,23 @@ impl Study<'_> {
             lines.push(format!("  what binds now: {binds}"));
         }
         lines.push(String::new());
-        if summary.is_win() {
-            let compose = match summary.meta.about.service {
-                Some(_) => format!(", {folder}/docker-compose.recommended.yml"),
-                None => String::new(),
-            };
-            lines.push(format!("To use it: {folder}/recommended.env{compose}"));
+        for (what, names) in [
+            (
+                "To use it",
+                &["recommended.env", "docker-compose.recommended.yml"][..],
+            ),
+            ("Evidence", &["recommended.toml", "report.html", "trials.csv"]),
+        ] {
+            let written = names.iter().filter(|n| self.options.folder.join(n).is_file());
+            let paths: Vec<String> = written.map(|n| format!("{folder}/{n}")).collect();
+            if !paths.is_empty() {
+                lines.push(format!("{what}: {}", paths.join(", ")));
+            }
         }
-        lines.push(format!(
-            "Evidence: {folder}/recommended.toml, {folder}/report.html, {folder}/trials.csv"
-        ));
         let json = serde_json::json!({
             "folder": self.options.folder,
             "headline": summary.headline(),
+            "verdict": summary.verdict_name(),
             "decision": summary.decision,
             "recommended": summary.recommended(),
             "trials": summary.rows.len(),

@@ -118,7 +118,11 @@ impl Attendant for Keeper<'_> {
 
     async fn on_probe(&mut self, probe: &mut Probe) -> Result<(), String> {
         let window = std::time::Duration::from_secs_f64(probe.measurement.window_s.clamp(0.0, 1e6));
-        probe.telemetry = self.telemetry.stop_within(self.lead_in, window).await.figures;
+        let sampled = self.telemetry.stop_within(self.lead_in, window).await.figures;
+        // A simulated service takes no real time: what the machine did meanwhile says nothing of it.
+        if self.shared.is_some() {
+            probe.telemetry = sampled;
+        }
         if let Err(e) = self.store.record_probe(self.trial.number, probe).await {
             return self.end(e.into());
         }

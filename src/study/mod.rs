@@ -360,6 +360,8 @@ fn final_decision(d: &Decision) -> FinalDecision {
             FinalVerdict::Undecided => R::Undecided,
         },
         config: d.config.clone(),
+        candidate: d.candidate.clone(),
+        at_least: d.at_least,
         gain: d.gain.unwrap_or_default(),
         pairs: d.pairs,
         minimum_detectable_gain: d.minimum_detectable_gain.unwrap_or_default(),
@@ -418,7 +420,9 @@ impl Study<'_> {
         self.warn_once(warnings).await;
         self.smoke().await?;
         if let Some(what) = self.confirming.clone() {
-            return Box::pin(self.confirm(&what)).await;
+            let decision = Box::pin(self.confirm(&what)).await?;
+            self.say_what_binds(decision.as_ref()).await?;
+            return Ok(decision);
         }
         Box::pin(self.search()).await?;
         let decision = Box::pin(self.finals()).await?;
@@ -483,7 +487,15 @@ impl Study<'_> {
                     self.record_decision(&decision).await?;
                     return Ok(Some(*decision));
                 }
-                Next::Nothing(why) | Next::SearchOver(why) => {
+                Next::Nothing(why) => {
+                    let last = self.trials.last().map_or(0, |t| t.number);
+                    let detail = serde_json::json!({ "why": why, "after_trial": last });
+                    self.store.log(kinds::NO_FINALS, &detail).await?;
+                    self.sink
+                        .event(&Event::Note(format!("{why}: today's configuration stays")));
+                    return Ok(None);
+                }
+                Next::SearchOver(why) => {
                     self.sink.event(&Event::Note(why));
                     return Ok(None);
                 }

@@ -10,8 +10,8 @@ use autotune::report::{ExportError, FinalVerdict, Format, compare, export};
 use autotune::space::{Binding, Domain, Limit, Parameter, Value};
 use autotune::store::Sqlite;
 
-use crate::report::study;
-use crate::support::{AUTOTUNE, output, root};
+use crate::report::{not_won, study};
+use crate::support::{AUTOTUNE, csv_rows, output, root};
 use crate::synthetic::{Synthetic, int};
 
 /// A Python that has `module`: the project's own environment first. None, with the reason on stderr.
@@ -303,16 +303,10 @@ async fn exports_are_refused_without_a_win_unless_forced() {
         ..Synthetic::default()
     })
     .await;
-    study.decision.as_mut().unwrap().verdict = FinalVerdict::NoGain;
+    let candidate = not_won(&mut study, FinalVerdict::NoGain);
     let s = study.summary();
-    let candidate = study
-        .decision
-        .as_ref()
-        .unwrap()
-        .config
-        .get("pool_size")
-        .unwrap()
-        .clone();
+    let pool = candidate.get("pool_size").unwrap();
+    let today = s.baseline.get("pool_size").unwrap();
     for format in [
         Format::Env,
         Format::Compose,
@@ -328,7 +322,24 @@ async fn exports_are_refused_without_a_win_unless_forced() {
             text.contains("# NOT RECOMMENDED") && text.contains("# No gain: keep today's"),
             "{text}"
         );
-        assert!(text.contains(&candidate.to_string()), "{text}");
+        let lines = match format {
+            Format::Env => ["POOL_SIZE=", ""],
+            Format::Compose => ["      \"POOL_SIZE\": \"", "\""],
+            Format::Kubernetes => ["            - name: \"POOL_SIZE\"\n              value: \"", "\""],
+            _ => ["    pool_size=", ","],
+        };
+        let line = |v: &Value| format!("{}{v}{}\n", lines[0], lines[1]);
+        assert!(text.contains(&line(pool)), "{text}");
+        assert!(
+            !text.contains(&line(today)),
+            "today's values as the candidate's: {text}"
+        );
+        let [lo, hi] = s.sample(&candidate).unwrap().interval_rps.unwrap();
+        let rates = format!(
+            "best candidate {:.0} rps ({lo:.0} to {hi:.0}).",
+            s.decision.as_ref().unwrap().winner_rps
+        );
+        assert!(text.contains(&rates), "{rates}: {text}");
     }
     for format in [Format::Json, Format::Optuna] {
         assert!(export(&s, format, false).is_ok(), "data is data");
@@ -350,7 +361,7 @@ async fn studies_are_compared_by_their_finals() {
     let same = compare(&a.summary(), &a.summary());
     assert_eq!((same.verdict, same.remarks.len()), ("same", 0));
     let mut b = a.clone();
-    b.decision.as_mut().unwrap().verdict = FinalVerdict::NoGain; // recommends today's
+    not_won(&mut b, FinalVerdict::NoGain); // recommends today's
     let worse = compare(&a.summary(), &b.summary());
     assert_eq!(worse.verdict, "worse");
     assert!(worse.difference.unwrap()[2] < -0.3, "{worse:?}");
@@ -386,7 +397,17 @@ async fn every_command_prints_one_document_with_json() {
     let results = tmp.path().display().to_string();
     let dir = folder(tmp.path(), "pool").await;
     let space = root().join("experiments/quickstart.toml").display().to_string();
-    let commands: [(&[&str], i32, &str); 16] = [
+    let unbudgeted: [&str; 8] = [
+        "export",
+        &dir,
+        "--format",
+        "env",
+        "--instances",
+        "12",
+        "--connections",
+        "480",
+    ];
+    let commands: [(&[&str], i32, &str); 17] = [
         (&["report", &dir], 0, "/summary"),
         (&["export", &dir, "--format", "env"], 0, "/content"),
         (&["export", &dir, "--format", "svg"], 0, "/content"),
@@ -401,6 +422,7 @@ async fn every_command_prints_one_document_with_json() {
         (&["--space", &space, "--dry-run"], 0, "/plan/trials"),
         (&["report", "nowhere"], 64, "/error"),
         (&["man", "laod"], 2, "/error"),
+        (&unbudgeted, 2, "/error"),
         (&["check", "--space", "nowhere.toml"], 64, "/error"),
         (&["runs", "--results", "nowhere"], 64, "/error"),
     ];
@@ -440,6 +462,19 @@ async fn mistakes_come_with_a_hint() {
         (vec!["export", &dir, "--format", "enb"], "'env'"),
         (vec!["--spaec", "x.toml"], "'--space'"),
         (vec!["man", "laod"], "did you mean load?"),
+        (
+            vec![
+                "export",
+                &dir,
+                "--format",
+                "env",
+                "--instances",
+                "12",
+                "--connections",
+                "480",
+            ],
+            "this study has no connection budget",
+        ),
         (vec![], "autotune --space FILE"),
         (vec!["--space", "x.toml", "--serve", "many"], "a port is a number"),
         (vec!["--space", "x.toml", "--until", "soon"], "no such file"),
@@ -476,4 +511,109 @@ async fn the_picture_is_an_svg_of_its_own() {
     let seen = run(&python, script, &path);
     assert_eq!((seen[0].as_bool(), seen[1].as_i64()), (Some(true), Some(2)));
     assert!(seen[2].as_i64().unwrap() > 60, "{seen}");
+}
+
+/// Ten told trials, then a confirmation that measures: the figures of other tools and the service's own differ.
+const TOLD: &str = r#"
+[study]
+name = "told"
+trials = 3
+seed = 5
+[sut]
+kind = "simulated"
+model = "pool-queue capacity=320 noise=0.01 per_pool_size=20"
+[parameters.pool_size]
+type = "int"
+low = 1
+high = 32
+baseline = BASELINE
+env = "POOL_SIZE"
+[[load.requests]]
+path = "/"
+[capacity]
+start = 40
+max = MAX
+confirm = "10s"
+warm_up = "2s"
+[confirm]
+pairs = 4
+"#;
+
+/// Tells `rates` for what is asked, confirms, and returns the folder, the confirmation's document, and what was told last.
+fn confirmed(
+    dir: &std::path::Path,
+    baseline: &str,
+    max: &str,
+    rates: &[&str],
+) -> (String, serde_json::Value, i64) {
+    let space = dir.join("told.toml");
+    std::fs::write(&space, TOLD.replace("BASELINE", baseline).replace("MAX", max)).unwrap();
+    let folder = dir.join("told").display().to_string();
+    let tool = |args: &[&str]| {
+        let out = output(
+            Command::new(AUTOTUNE)
+                .args(args)
+                .args(["--study", &folder])
+                .env("AUTOTUNE_SPACE", &space)
+                .env_remove("RUST_LOG"),
+        );
+        assert!(
+            matches!(out.status.code(), Some(0 | 3)),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let mut last = 0;
+    for rate in rates {
+        let asked: serde_json::Value = serde_json::from_str(&tool(&["ask", "--trials", "20"])).unwrap();
+        last = asked["config"]["pool_size"].as_i64().unwrap();
+        tool(&["tell", "--trial", &asked["trial"].to_string(), "--rate", rate]);
+    }
+    let end = serde_json::from_str(&tool(&["confirm", "--json"])).unwrap();
+    (folder, end, last)
+}
+
+/// Breaks when the driver loses the candidate of finals that did not win, so that today's values are exported as its;
+/// when what binds is not said after a confirmation; or when a shown loss lies above its own upper bound.
+#[test]
+fn a_forced_export_of_what_did_not_win_is_the_candidate() {
+    let dir = tempfile::tempdir().unwrap();
+    // Today's pool carries all there is; what is told to carry more carries no more when it is measured.
+    let (folder, end, told) = confirmed(dir.path(), "16", "2000", &["100", "900"]);
+    let d = &end["decision"];
+    assert!(
+        ["no_gain", "worse"].contains(&d["verdict"].as_str().unwrap()),
+        "{end}"
+    );
+    assert_eq!(d["config"]["pool_size"], 16, "{end}");
+    assert_eq!(d["candidate"]["pool_size"], told, "{end}");
+    assert_ne!(told, 16);
+    let out = output(Command::new(AUTOTUNE).args(["export", &folder, "--format", "env", "--force"]));
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(text.ends_with(&format!("\nPOOL_SIZE={told}\n")), "{text}");
+    let recommended = std::fs::read_to_string(PathBuf::from(&folder).join("recommended.toml")).unwrap();
+    assert!(recommended.contains("\nbinds = \""), "{recommended}");
+    let rows = csv_rows(&PathBuf::from(&folder).join("trials.csv"));
+    let finals: Vec<_> = rows.iter().filter(|r| r["phase"] == "final").collect();
+    assert!(finals.len() >= 4);
+    for r in finals {
+        let of = |name: &str| r[name].parse::<f64>().unwrap();
+        assert!(of("error_ratio") <= of("error_ratio_upper"), "{r:?}");
+    }
+}
+
+/// Breaks when the driver quotes a winner that reached `[capacity] max` with an upper end.
+#[test]
+fn a_winner_that_reached_the_maximum_is_a_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, end, _) = confirmed(dir.path(), "2", "60", &["30", "900"]);
+    assert_eq!(end["decision"]["verdict"], "win", "{end}");
+    assert_eq!(end["decision"]["at_least"], true, "{end}");
+    assert!(
+        end["headline"].as_str().unwrap().starts_with("At least +"),
+        "{end}"
+    );
+    let page = std::fs::read_to_string(PathBuf::from(&folder).join("report.html")).unwrap();
+    assert!(page.contains("The winner reached [capacity] max (60 rps)"));
 }

@@ -433,6 +433,8 @@ impl Synthetic {
         let decision = FinalDecision {
             verdict: FinalVerdict::Win,
             config: winner.clone(),
+            candidate: Some(winner.clone()),
+            at_least: false,
             gain: [gain - 0.05, gain, gain + 0.05],
             pairs: self.pairs,
             minimum_detectable_gain: 0.03,

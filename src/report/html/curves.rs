@@ -80,11 +80,7 @@ const PANELS: [Panel; 3] = [
 /// The three panels and the picker of another trial.
 pub(super) fn load_curves(s: &Summary<'_>) -> String {
     let mut curves = vec![("today", curve_of(s, &s.baseline))];
-    let other = match s.recommended().filter(|_| s.is_win()) {
-        Some(c) => Some(c),
-        None => s.best_row().and_then(|i| s.rows.get(i)).map(|r| &r.config),
-    };
-    if let Some(c) = other.filter(|c| **c != s.baseline) {
+    if let Some(c) = s.other() {
         curves.push(("best", curve_of(s, c)));
     }
     let all: Vec<Point> = s

@@ -106,9 +106,12 @@ fn changed(s: &Summary<'_>, x: &Sample) -> String {
 fn finals_table(s: &Summary<'_>) -> String {
     let mut lines = String::new();
     for (i, x) in s.finals.iter().enumerate() {
-        let interval = x.interval_rps.map_or("too few rounds".to_owned(), |[lo, hi]| {
-            format!("{} to {}", rate(lo), rate(hi))
-        });
+        let interval = match x.interval_rps {
+            Some([lo, _]) if x.at_least => format!("{} or more", rate(lo)),
+            Some([lo, hi]) => format!("{} to {}", rate(lo), rate(hi)),
+            None => "too few rounds".to_owned(),
+        };
+        let bound = if x.at_least { "≥ " } else { "" };
         let change = changed(s, x);
         let change = if change.is_empty() {
             String::new()
@@ -117,7 +120,7 @@ fn finals_table(s: &Summary<'_>) -> String {
         };
         let _ = write!(
             lines,
-            "<tr><th scope=row>{}{change}<td class=n>{}<td>{interval}<td class=n>{}</tr>",
+            "<tr><th scope=row>{}{change}<td class=n>{bound}{}<td>{interval}<td class=n>{}</tr>",
             esc(&finalist(s, i, x).1, 40),
             rate(x.mean_rps),
             x.rates.len()

@@ -146,6 +146,7 @@ fn verdict_class(s: &Summary<'_>) -> &'static str {
     match s.decision.as_ref().map(|d| d.verdict) {
         Some(FinalVerdict::Win) => "win",
         Some(FinalVerdict::NoGain | FinalVerdict::Worse) => "keep",
+        None if s.ended().is_some() => "keep",
         Some(FinalVerdict::Undecided) | None => "open",
     }
 }

@@ -30,23 +30,15 @@ pub(super) fn verdict(s: &Summary<'_>) -> String {
         } else {
             "best candidate"
         };
-        let interval = |c| {
-            s.sample(c)
-                .and_then(|x| x.interval_rps)
-                .map_or(String::new(), |[lo, hi]| {
-                    format!("<small>{} to {}</small>", rate(lo), rate(hi))
-                })
-        };
+        let bound = s.sample(&s.baseline).is_some_and(|x| x.at_least);
         let _ = write!(
             cards,
-            "<div class=cards><div class=card><span>today</span><b>{}</b> rps{}</div><div class=\"card {}\"><span>{other}</span><b>{}</b> rps{}</div>\
+            "<div class=cards><div class=card><span>today</span>{}</div><div class=\"card {}\"><span>{other}</span>{}</div>\
              <div class=card><span>difference</span>{}</div></div>",
-            rate(d.baseline_rps),
-            interval(&s.baseline),
+            rate_card(s, d.baseline_rps, bound, Some(&s.baseline)),
             verdict_class(s),
-            rate(d.winner_rps),
-            interval(&d.config),
-            difference(d)
+            rate_card(s, d.winner_rps, d.at_least, s.candidate()),
+            difference(s, d)
         );
         if !d.words.is_empty() {
             let _ = write!(cards, "<p class=note>{}</p>", esc(&d.words, 600));
@@ -61,10 +53,38 @@ pub(super) fn verdict(s: &Summary<'_>) -> String {
     )
 }
 
+/// A rate of the decision with the interval of the same config; a bound has no upper end, and none is no zero.
+fn rate_card(s: &Summary<'_>, rps: f64, bound: bool, of: Option<&Config>) -> String {
+    if rps <= 0.0 {
+        return "<b>–</b>".to_owned();
+    }
+    if bound {
+        return format!("<b>≥ {}</b> rps", rate(rps));
+    }
+    let interval = of
+        .and_then(|c| s.sample(c))
+        .and_then(|x| x.interval_rps)
+        .map_or(String::new(), |[lo, hi]| {
+            format!("<small>{} to {}</small>", rate(lo), rate(hi))
+        });
+    format!("<b>{}</b> rps{interval}", rate(rps))
+}
+
 /// The gain and its interval, or that there is none.
-fn difference(d: &FinalDecision) -> String {
+fn difference(s: &Summary<'_>, d: &FinalDecision) -> String {
+    if s.meta.about.required_rps.is_some() {
+        return "<b>–</b><small>the cost decides, see above</small>".to_owned();
+    }
     if !d.is_compared() {
         return "<b>–</b><small>too few rounds</small>".to_owned();
+    }
+    if d.at_least {
+        return format!(
+            "<b>≥ {} %</b><small>{} % or more ({} pairs)</small>",
+            signed_percent(d.gain[1]),
+            signed_percent(d.gain[0]),
+            d.pairs
+        );
     }
     format!(
         "<b>{} %</b><small>{} to {} % ({} pairs)</small>",
@@ -111,11 +131,14 @@ fn sets(p: &Parameter) -> String {
 
 /// Today's and the recommended configuration side by side, with the lines to paste.
 pub(super) fn configs(s: &Summary<'_>) -> String {
-    let (name, other) = match (&s.decision, s.best_row().and_then(|i| s.rows.get(i))) {
-        (Some(_), _) if s.is_win() => ("recommended", s.recommended()),
-        (Some(d), _) => ("best candidate (not recommended)", Some(&d.config)),
-        (None, Some(r)) => ("best so far (not confirmed)", Some(&r.config)),
-        (None, None) => ("best so far", None),
+    let decided = s.decision.is_some() || s.ended().is_some();
+    let (name, other) = match s.other() {
+        _ if s.is_win() => ("recommended", s.recommended()),
+        Some(c) if s.candidate() == Some(c) => ("best candidate (not recommended)", Some(c)),
+        Some(c) if decided => ("best of the search (not recommended)", Some(c)),
+        Some(c) => ("best so far (not confirmed)", Some(c)),
+        None if decided => ("nothing better", None),
+        None => ("best so far", None),
     };
     let mut rows = String::new();
     for p in &s.space.parameters {
@@ -124,7 +147,11 @@ pub(super) fn configs(s: &Summary<'_>) -> String {
                 .map_or("–".to_owned(), |v| esc(&v.to_string(), 120))
         };
         let (a, b) = (show(Some(&s.baseline)), show(other));
-        let class = if a == b { "same" } else { "changed" };
+        let class = if a == b || other.is_none() {
+            "same"
+        } else {
+            "changed"
+        };
         let _ = write!(
             rows,
             "<tr class={class}><th scope=row>{}<small>{}</small><td class=n>{a}<td class=n>{b}</tr>",
@@ -182,7 +209,7 @@ pub(super) fn binds(s: &Summary<'_>) -> String {
     codes.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
     let sentence = match &s.notes.binds {
         Some(b) => esc(b, 600),
-        None => "No single limit was found for the recommended configuration.".to_owned(),
+        None => "Not judged yet: that is said at the end of a run.".to_owned(),
     };
     let over: String = codes
         .iter()
@@ -249,12 +276,8 @@ fn typical<'a>(s: &'a Summary<'_>, config: &Config) -> Option<&'a Row> {
 /// The figures of both configurations at the highest rate that each of them sustains.
 pub(super) fn at_the_rate(s: &Summary<'_>) -> String {
     let title = "At the sustainable rate";
-    let best = match s.recommended().filter(|_| s.is_win()) {
-        Some(c) => Some(c),
-        None => s.best_row().and_then(|i| s.rows.get(i)).map(|r| &r.config),
-    };
     let today = typical(s, &s.baseline);
-    let best = best.filter(|c| **c != s.baseline).and_then(|c| typical(s, c));
+    let best = s.other().and_then(|c| typical(s, c));
     if today.is_none() && best.is_none() {
         return String::new();
     }
@@ -464,6 +487,6 @@ pub(super) fn about(s: &Summary<'_>) -> String {
     format!(
         "<section id=about><h2>How it was measured</h2><p class=note>Open loop: requests are sent on a schedule, whatever the service answers, and \
          latency counts from the scheduled time. A rate is sustainable when a confirmation window of full length kept the objective; what was still in \
-         flight at its end counts as lost.</p><div class=scroll><table class=about><tbody>{lines}</tbody></table></div></section>"
+         flight at its end counts as lost, beyond what a service without a queue has in flight.</p><div class=scroll><table class=about><tbody>{lines}</tbody></table></div></section>"
     )
 }

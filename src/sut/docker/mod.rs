@@ -953,3 +953,45 @@ fn highest(domain: &Domain) -> f64 {
         Domain::Choice { values } => values.iter().filter_map(|v| v.as_f64()).fold(0.0, f64::max),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{ReadySpec, SutKind};
+
+    /// Breaks when the message of a daemon that is away at the end tells people to remove the container that the guardian
+    /// gives back meanwhile, under the name that it has then.
+    #[test]
+    fn a_container_that_is_not_given_back_is_never_named_in_a_removal() {
+        let target = DockerRef::Container("shop-api-service-1".into());
+        let spec = SutSpec {
+            kind: SutKind::Docker(target.clone()),
+            url: "http://127.0.0.1:0".into(),
+            ready: ReadySpec {
+                path: "/".into(),
+                timeout: Duration::from_secs(1),
+            },
+            env: BTreeMap::new(),
+        };
+        let engine = Engine::at("unix:///nowhere/docker.sock").unwrap();
+        let mut sut = DockerSut::new(engine, &spec, &target, "run-1", Path::new("results"));
+        let original = Original {
+            id: "0123456789abcdef".into(),
+            name: "shop-api-service-1".into(),
+            is_parked: true,
+            was_running: true,
+            compose: None,
+            compose_up: None,
+        };
+        let away = || RestoreError::Away(EngineError::Away("no answer".into()));
+        let said = sut.not_given_back(&original, away()).to_string();
+        assert!(
+            said.contains("run: autotune restore, or: docker rm -f -v $(docker ps -aq --filter label=autotune.original=0123456789abcdef)"),
+            "{said}"
+        );
+        assert!(!said.contains("guardian"), "there is none: {said}");
+        sut.set_notes(Notes::to(|_| {}));
+        let said = sut.not_given_back(&original, away()).to_string();
+        assert!(said.contains("no answer (the guardian goes on"), "{said}");
+    }
+}

@@ -300,7 +300,9 @@ mod tests {
         let path = home.path().join("l.lock");
         std::fs::write(&path, "").unwrap();
         let holder = Holder::this("r", "x", false);
-        let first = Lock::take(File::open(&path).unwrap(), &path, &holder).await.unwrap();
+        let first = Lock::take(File::open(&path).unwrap(), &path, &holder)
+            .await
+            .unwrap();
         let second = Lock::take(File::open(&path).unwrap(), &path, &holder).await;
         assert!(
             matches!(second, Err(SutError::Refused { exit: 75, .. })),

@@ -192,9 +192,8 @@ async fn a_neighbour_that_ends_because_the_service_is_parked_is_no_fault() {
     assert_eq!(sut.health().await, Health::Running);
     // and what happens to it later is one
     fake.turn(&worker, false);
-    let noticed = eventually(async || {
-        matches!(sut.health().await, Health::Unknown(m) if m.contains("shop-worker-1"))
-    });
+    let noticed =
+        eventually(async || matches!(sut.health().await, Health::Unknown(m) if m.contains("shop-worker-1")));
     assert!(noticed.await);
     sut.restore().await.unwrap();
     assert_eq!(fake.violation(&id, "web", true), None);
@@ -216,7 +215,10 @@ async fn what_passes_is_waited_for_while_giving_back() {
     sut.deploy(1, &parameters(), &config(5)).await.unwrap();
     fake.refuse(&format!("{id}/start"));
     let (given_back, ()) = tokio::join!(sut.restore(), async {
-        assert!(eventually(async || times(&fake, &id, "start") >= 2).await, "500 ended it");
+        assert!(
+            eventually(async || times(&fake, &id, "start") >= 2).await,
+            "500 ended it"
+        );
         fake.allow();
     });
     given_back.unwrap();
@@ -227,7 +229,10 @@ async fn what_passes_is_waited_for_while_giving_back() {
     let foreign = fake.add("web", json!({"somebody": "else"}), false);
     fake.plan(u64::MAX, Fault::Status);
     let (given_back, ()) = tokio::join!(sut.restore(), async {
-        assert!(eventually(async || times(&fake, &id, "rename") >= 2).await, "409 ended it");
+        assert!(
+            eventually(async || times(&fake, &id, "rename") >= 2).await,
+            "409 ended it"
+        );
         fake.remove(&foreign);
     });
     given_back.unwrap();
@@ -615,7 +620,8 @@ async fn killed_while_giving_back_what_an_earlier_run_left_the_guardian_goes_on(
     let killed = async |n: u64| {
         let fake = FakeEngine::start();
         let id = fake.add("web.autotune-parked-running", json!({}), false);
-        let trial = json!({"autotune.run": "run-0", "autotune.original": id, "autotune.original-name": "web"});
+        let trial =
+            json!({"autotune.run": "run-0", "autotune.original": id, "autotune.original-name": "web"});
         fake.add("web", trial, true);
         let (_home, results) = study_folder();
         let pid = Arc::new(AtomicU64::new(0));

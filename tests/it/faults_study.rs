@@ -786,7 +786,10 @@ async fn restore_waits_for_an_engine_that_is_not_up_yet() {
     assert_eq!(once.status.code(), Some(69), "{}", words(&once));
     let mut child = field.restore("2m").spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-    let first = tokio::time::timeout(HANG, said.next_line()).await.unwrap().unwrap();
+    let first = tokio::time::timeout(HANG, said.next_line())
+        .await
+        .unwrap()
+        .unwrap();
     assert!(first.as_ref().is_some_and(|l| l.contains("waiting")), "{first:?}");
     field.fake.start_again();
     let status = tokio::time::timeout(HANG, child.wait()).await.unwrap().unwrap();
@@ -802,14 +805,23 @@ async fn a_lock_that_cannot_be_made_keeps_nobody_from_giving_back() {
     restore.env("TMPDIR", "/dev/null");
     let out = ended(restore).await;
     assert_eq!(out.status.code(), Some(0), "{}", words(&out));
-    assert!(words(&out).contains("giving back goes on without it"), "{}", words(&out));
+    assert!(
+        words(&out).contains("giving back goes on without it"),
+        "{}",
+        words(&out)
+    );
     assert_eq!(field.fake.violation(&field.id, "web", true), None);
 
     let field = left_parked();
     let mut next = field.tool();
     next.env("TMPDIR", "/dev/null");
     let out = ended(next).await;
-    assert_eq!(out.status.code(), Some(74), "tunes nothing without one: {}", words(&out));
+    assert_eq!(
+        out.status.code(),
+        Some(74),
+        "tunes nothing without one: {}",
+        words(&out)
+    );
     assert!(words(&out).contains("set TMPDIR"), "{}", words(&out));
     assert_eq!(field.fake.violation(&field.id, "web", true), None);
 }
@@ -823,7 +835,10 @@ async fn a_signal_in_the_middle_of_a_docker_call_leaves_nothing_behind() {
         let mut child = field.tool().spawn().unwrap();
         let begun = Instant::now();
         while !field.fake.log().iter().any(|l| l.ends_with(call)) {
-            assert!(begun.elapsed() < HANG && child.try_wait().unwrap().is_none(), "{call}");
+            assert!(
+                begun.elapsed() < HANG && child.try_wait().unwrap().is_none(),
+                "{call}"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         signal(&child, rustix::process::Signal::TERM);
@@ -852,7 +867,8 @@ async fn another_image_is_refused_on_resume_and_fresh_keeps_the_old_study() {
     let text = words(&out);
     assert_eq!(out.status.code(), Some(65), "{text}");
     assert!(
-        text.contains("the image or executable (sha256:fake -> sha256:built-anew)") && text.contains("--fresh"),
+        text.contains("the image or executable (sha256:fake -> sha256:built-anew)")
+            && text.contains("--fresh"),
         "{text}"
     );
     assert_eq!(field.trials().await, before, "a refused resume changes nothing");
@@ -861,9 +877,21 @@ async fn another_image_is_refused_on_resume_and_fresh_keeps_the_old_study() {
     fresh.arg("--fresh");
     let out = ended(fresh).await;
     assert!(matches!(out.status.code(), Some(0 | 3)), "{}", words(&out));
-    let kept = Sqlite::open_read_only(&field.results().join("night.1")).await.unwrap();
-    assert_eq!(kept.trials().await.unwrap(), before, "the old study is beside the new one");
-    assert!(field.trials().await.iter().all(|t| t.outcome != Some(Outcome::Interrupted)));
+    let kept = Sqlite::open_read_only(&field.results().join("night.1"))
+        .await
+        .unwrap();
+    assert_eq!(
+        kept.trials().await.unwrap(),
+        before,
+        "the old study is beside the new one"
+    );
+    assert!(
+        field
+            .trials()
+            .await
+            .iter()
+            .all(|t| t.outcome != Some(Outcome::Interrupted))
+    );
 }
 
 /// A child process that is a guardian.

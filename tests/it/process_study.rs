@@ -153,12 +153,17 @@ fn a_changed_space_is_refused_on_resume_and_fresh_archives() {
         "{stderr}"
     );
     // another load and another range: both are named
-    let text = fs::read_to_string(&space).unwrap().replace("timeout = \"2s\"", "timeout = \"3s\"");
+    let text = fs::read_to_string(&space)
+        .unwrap()
+        .replace("timeout = \"2s\"", "timeout = \"3s\"");
     fs::write(&space, text).unwrap();
     let out = output(&mut study(&space, &results));
     let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(65), "{stderr}");
-    assert!(stderr.contains("[load]") && stderr.contains("[parameters]"), "{stderr}");
+    assert!(
+        stderr.contains("[load]") && stderr.contains("[parameters]"),
+        "{stderr}"
+    );
     assert_eq!(
         fs::read(results.join("tiny/trials.csv")).unwrap(),
         trials,

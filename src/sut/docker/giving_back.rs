@@ -188,9 +188,7 @@ impl<'a> GiveBack<'a> {
         if o.is_parked {
             self.begun.insert(o.id.clone(), parked.clone());
         }
-        remove_trials(self.engine, &parked.trials)
-            .await
-            .map_err(failed)?;
+        remove_trials(self.engine, &parked.trials).await.map_err(failed)?;
         if !parked.exists {
             return Ok(Restored {
                 name: o.name.clone(),

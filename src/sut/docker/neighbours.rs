@@ -60,12 +60,17 @@ impl Neighbours {
             let Some(service) = c.label(SERVICE).filter(|s| *s != own) else {
                 continue;
             };
-            let matters = named.iter().any(|n| n == service) || (named.is_empty() && !dependents.contains(service));
+            let matters =
+                named.iter().any(|n| n == service) || (named.is_empty() && !dependents.contains(service));
             if !matters {
                 continue;
             }
             if c.state != "running" || c.is_unhealthy {
-                let state = if c.is_unhealthy { "unhealthy" } else { c.state.as_str() };
+                let state = if c.is_unhealthy {
+                    "unhealthy"
+                } else {
+                    c.state.as_str()
+                };
                 found.ailing.push(format!("{} ({state})", c.name));
             } else if found.services.len() < MOST {
                 found.services.insert(service.to_owned(), c.name.clone());
@@ -232,8 +237,16 @@ mod tests {
     #[test]
     fn those_that_depend_on_it_and_those_that_ail_already_are_left_out() {
         let (mut all, original) = project("");
-        all.push(service("worker", "running", &[(DEPENDS_ON, "api:service_started:true")]));
-        all.push(service("proxy", "running", &[(DEPENDS_ON, "worker:service_started:false")]));
+        all.push(service(
+            "worker",
+            "running",
+            &[(DEPENDS_ON, "api:service_started:true")],
+        ));
+        all.push(service(
+            "proxy",
+            "running",
+            &[(DEPENDS_ON, "worker:service_started:false")],
+        ));
         all.push(service("search", "restarting", &[]));
         all[2].is_unhealthy = true;
         let of = Neighbours::of(&all, &original);

@@ -273,7 +273,12 @@ mod tests {
     /// Breaks when what people paste in the morning could remove the container that is meanwhile back under its name.
     #[test]
     fn by_hand_only_what_has_our_label_is_removed() {
-        let mut o = Original::from_listed(&listed("o1-with-all-its-digits", "shop-api-service-1", "running", &[]));
+        let mut o = Original::from_listed(&listed(
+            "o1-with-all-its-digits",
+            "shop-api-service-1",
+            "running",
+            &[],
+        ));
         let words = by_hand(&o);
         assert_eq!(
             words,

@@ -270,6 +270,13 @@ impl DockerSut {
             let watch = Watch::begin(&engine, &original).await;
             self.watch = Some(watch.map_err(|e| self.redacted(e))?);
         }
+        if let Some(watch) = &self.watch
+            && !watch.is_open_soon().await
+        {
+            return Err(SutError::Infrastructure(
+                "docker answers, but its events can't be followed; what happens to the trial would not be seen".into(),
+            ));
+        }
         let neighbours = self.known()?.neighbours.clone();
         let grace = self.known()?.grace;
         self.notes.send(Note::Parking {

@@ -49,6 +49,20 @@ pub struct Clock {
     pub left: Option<Duration>,
 }
 
+impl Clock {
+    /// After `used` of this run and `before` of earlier ones. The budget is that of all runs together; `until` is the end of
+    /// this one, whatever was used before.
+    #[must_use]
+    pub fn of(budget: Option<Duration>, until: Option<Duration>, used: Duration, before: Duration) -> Self {
+        let by_budget = budget.map(|b| b.saturating_sub(used + before));
+        let by_clock = until.map(|u| u.saturating_sub(used));
+        Self {
+            budget: [budget, until.map(|u| u + before)].into_iter().flatten().min(),
+            left: [by_budget, by_clock].into_iter().flatten().min(),
+        }
+    }
+}
+
 /// The next thing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Next {
@@ -643,5 +657,17 @@ mod tests {
             finals_reserve(&limits(50), std::slice::from_ref(&baseline), clock(220))
                 <= Duration::from_secs(108)
         );
+    }
+
+    /// A study that was cut off at 02:00 and is resumed with `--until 06:30` has until 06:30, whatever it used before.
+    #[test]
+    fn until_is_the_end_of_this_run_and_the_budget_that_of_all() {
+        let h = |n: u64| Duration::from_secs(n * 3_600);
+        let left = |budget, until| Clock::of(budget, until, h(1), h(4)).left;
+        assert_eq!(left(None, Some(h(5))), Some(h(4)));
+        assert_eq!(left(Some(h(8)), None), Some(h(3)));
+        assert_eq!(left(Some(h(8)), Some(h(2))), Some(h(1)));
+        assert_eq!(left(None, None), None);
+        assert_eq!(Clock::of(None, Some(h(5)), h(1), h(4)).budget, Some(h(9)));
     }
 }

@@ -44,6 +44,7 @@ pub(super) async fn run(args: &ConfirmArgs, global: &Global) -> anyhow::Result<u
         spec.confirm.pairs = pairs;
     }
     let options = RunOptions {
+        until: None,
         folder: args.study.clone(),
         fresh: false,
         trials: None,

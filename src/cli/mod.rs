@@ -197,31 +197,63 @@ fn block_on(work: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8
     result
 }
 
+/// Clients whose own logs hold requests, environments and statements, with the most that they may say.
+const CAPPED: [(&str, tracing::Level); 8] = [
+    ("bollard", tracing::Level::WARN),
+    ("hyper", tracing::Level::WARN),
+    ("hyper_util", tracing::Level::WARN),
+    ("reqwest", tracing::Level::WARN),
+    // A slow statement on a loaded machine is no news for the user, and its text is ours.
+    ("sqlx::query", tracing::Level::ERROR),
+    ("sqlx", tracing::Level::WARN),
+    ("rustls", tracing::Level::WARN),
+    ("h2", tracing::Level::WARN),
+];
+
+/// Whether a library may say this, whatever RUST_LOG asks for: a directive for a module of its own would win over one for
+/// the crate.
+fn may_say(target: &str, level: tracing::Level) -> bool {
+    CAPPED
+        .iter()
+        .find(|(name, _)| {
+            target
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        })
+        .is_none_or(|(_, most)| level <= *most)
+}
+
 /// RUST_LOG is honoured, except where a library would print secrets: clients log whole requests at debug.
 fn init_tracing() {
-    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::filter::filter_fn;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    use tracing_subscriber::{EnvFilter, Layer as _};
     let asked = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
-    let mut filter = EnvFilter::try_new(&asked).unwrap_or_else(|_| EnvFilter::new("warn"));
-    for cap in [
-        "bollard=warn",
-        "hyper=warn",
-        "hyper_util=warn",
-        "reqwest=warn",
-        "sqlx=warn",
-        // A slow statement on a loaded machine is no news for the user, and its text is ours.
-        "sqlx::query=error",
-        "rustls=warn",
-        "h2=warn",
-    ] {
-        if let Ok(directive) = cap.parse() {
-            filter = filter.add_directive(directive);
-        }
-    }
+    let filter = EnvFilter::try_new(&asked).unwrap_or_else(|_| EnvFilter::new("warn"));
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(color)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_filter(filter_fn(|meta| may_say(meta.target(), *meta.level())));
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
     // A second call (tests) finds a subscriber: that one stays.
     drop(subscriber.try_init());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// bollard logs the body of a create, with every value of the environment.
+    #[test]
+    fn a_client_is_capped_whatever_is_asked_for() {
+        use tracing::Level;
+        assert!(!may_say("bollard::docker", Level::DEBUG));
+        assert!(may_say("bollard::docker", Level::WARN));
+        assert!(!may_say("sqlx::query", Level::WARN));
+        assert!(!may_say("hyper_util::client::legacy", Level::TRACE));
+        assert!(may_say("autotune::study", Level::TRACE));
+        assert!(may_say("h2load", Level::TRACE));
+    }
 }

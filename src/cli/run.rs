@@ -142,12 +142,12 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         return super::check::check(spec, &folder, global).await;
     }
     let until = args.until.as_deref().map(time_until).transpose()?;
-    let budget = [args.budget, until].into_iter().flatten().min();
     let options = RunOptions {
         folder: parent.join(&spec.name),
         fresh: args.fresh,
         trials: args.trials,
-        budget,
+        budget: args.budget,
+        until,
         prior: args.prior.clone(),
         confirm: None,
         unguarded: false,
@@ -204,10 +204,18 @@ async fn measure(
     };
     drop(console);
     let mut out = std::io::stdout().lock();
-    if global.json {
-        writeln!(out, "{}", end.json)?;
-    } else {
-        writeln!(out, "{}", end.summary)?;
+    let printed = match global.json {
+        true => writeln!(out, "{}", end.json),
+        false => writeln!(out, "{}", end.summary),
+    };
+    // How the run ended is not changed by a reader that went away or a full disk behind stdout; the files are written.
+    if let Err(e) = printed
+        && e.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        drop(writeln!(
+            std::io::stderr(),
+            "warning: the summary could not be printed: {e}"
+        ));
     }
     Ok(end)
 }

@@ -50,7 +50,7 @@ pub use users::{MOST_USERS, UsersPlan};
 /// Longest wait for a connection before the first probe.
 const REACH: Duration = Duration::from_secs(5);
 /// Bytes of a body that a sample shows.
-const SAMPLE_TEXT: usize = 200;
+const SAMPLE_TEXT: usize = 4_096;
 
 /// Why load could not be generated. What the service does wrong is never an error: it is in the measurement.
 #[derive(Debug, thiserror::Error)]

@@ -51,6 +51,8 @@ pub struct RunOptions {
     pub trials: Option<u32>,
     /// Longest run, finals and restoring included.
     pub budget: Option<Duration>,
+    /// The end of this run, from its start; what earlier runs of the study used does not count here.
+    pub until: Option<Duration>,
     /// An earlier study whose trials the search may learn from.
     pub prior: Option<PathBuf>,
     /// Search nothing: measure what is there again, against today's configuration.
@@ -391,11 +393,12 @@ impl Study<'_> {
             None => self.options.budget.or(self.spec.budget),
             Some(_) => self.options.budget,
         };
-        let used = self.started.elapsed() + self.spent_before + self.slowest_deploy;
-        Clock {
+        Clock::of(
             budget,
-            left: budget.map(|b| b.saturating_sub(used)),
-        }
+            self.options.until,
+            self.started.elapsed() + self.slowest_deploy,
+            self.spent_before,
+        )
     }
 
     async fn search_and_decide(&mut self) -> Result<Option<Decision>, ExitError> {

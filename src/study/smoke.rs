@@ -12,10 +12,13 @@ use crate::exit::{self, ExitError};
 use crate::load::Generator;
 use crate::measurement::Measurement;
 use crate::smoke::{MixRequest, Smoke, SmokeRow, SmokeVerdict, TwoRatesSaid, judge_mix, say_two_rates};
-use crate::spec::StudySpec;
+use crate::spec::{Secret, StudySpec};
+use crate::sut::redact::Redactor;
 use crate::sut::{Deployment, SutError};
 use crate::units::Rps;
 
+/// Characters of an answer that are kept.
+const SHOWN: usize = 200;
 /// Samples of each request.
 const SAMPLES: u32 = 3;
 /// Between two samples: about one request a second over a mix of three.
@@ -55,7 +58,7 @@ impl Study<'_> {
         let (smoke, rates) = tokio::select! {
             biased;
             signal = super::run_trial::stopped(&mut stop) => return Err(signal),
-            s = both(&self.spec, &deployment, self.meta.seed) => s?,
+            s = both(&self.spec, &deployment, self.meta.seed, &self.facts.secrets) => s?,
         };
         stop_where_nothing_can_be_measured(&smoke, rates.as_ref())?;
         self.sink.event(&Event::Note(smoke.sentence.clone()));
@@ -114,9 +117,10 @@ async fn both(
     spec: &StudySpec,
     deployment: &Deployment,
     seed: u64,
+    secrets: &[Secret],
 ) -> Result<(Smoke, Option<TwoRatesSaid>), ExitError> {
     let load = generator(spec, deployment, seed)?;
-    let smoke = sample(spec, &load, GAP).await?;
+    let smoke = sample(spec, &load, GAP, secrets).await?;
     if matches!(
         smoke.verdict,
         SmokeVerdict::Failing { .. } | SmokeVerdict::Limited { .. }
@@ -151,8 +155,15 @@ async fn offer(load: &Generator, rate: Rps) -> Result<Measurement, ExitError> {
         .map_err(|e| ExitError::new(exit::UNAVAILABLE, e.to_string()))
 }
 
-/// Samples every request of the mix, `gap` between two requests, and judges.
-pub(crate) async fn sample(spec: &StudySpec, load: &Generator, gap: Duration) -> Result<Smoke, ExitError> {
+/// Samples every request of the mix, `gap` between two requests, and judges. Bodies of errors like to quote a database URL:
+/// the values of the service's environment (`secrets`) and of the file are masked before anything is cut.
+pub(crate) async fn sample(
+    spec: &StudySpec,
+    load: &Generator,
+    gap: Duration,
+    secrets: &[Secret],
+) -> Result<Smoke, ExitError> {
+    let redactor = Redactor::of(secrets.iter().chain(&spec.secrets));
     let rows = load
         .sample(SAMPLES, gap)
         .await
@@ -165,10 +176,13 @@ pub(crate) async fn sample(spec: &StudySpec, load: &Generator, gap: Duration) ->
             status: r.status,
             bytes: r.bytes,
             latency_ms: r.latency.as_secs_f64() * 1e3,
-            first_bytes: if r.body.is_empty() {
-                r.error.unwrap_or_default()
-            } else {
-                r.body
+            first_bytes: {
+                let said = if r.body.is_empty() {
+                    r.error.unwrap_or_default()
+                } else {
+                    r.body
+                };
+                redactor.text(&said).chars().take(SHOWN).collect()
             },
         })
         .collect();

@@ -54,6 +54,19 @@ impl Redactor {
         Self::new(all.iter().map(|(k, v)| (k.as_str(), v.as_str())), |_| false)
     }
 
+    /// Hides what others found to be secret. What is shorter than four characters would make every text unreadable.
+    #[must_use]
+    pub fn of<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
+        let mut values: Vec<String> = secrets
+            .into_iter()
+            .map(|s| s.expose().to_owned())
+            .filter(|v| v.len() >= 4)
+            .collect();
+        values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        values.dedup();
+        Self { values }
+    }
+
     /// The values, for others who print.
     #[must_use]
     pub fn secrets(&self) -> Vec<Secret> {

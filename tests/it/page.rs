@@ -261,7 +261,7 @@ async fn a_large_study_stays_small() {
     let journal = Sqlite::open(&dir).await.unwrap();
     Synthetic {
         trials: 1_000,
-        probes: 22,
+        probes: 24,
         pairs: 8,
         ..Synthetic::default()
     }

@@ -247,6 +247,71 @@ fn a_refused_preflight_leaves_no_journal() {
     assert!(!dir.path().join("r/tiny/study.db").exists());
 }
 
+/// A service that is ready, and answers everything else with an error that quotes its database URL; until the test ends.
+fn leaky(secret: &str) -> u16 {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let body = format!("connection to postgresql://shop:{secret}@db/shop failed");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (Ok(mut stream), body) = (stream, body.clone()) else {
+                return;
+            };
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                let n = stream.read(&mut buffer).unwrap_or(0);
+                let (status, body) = match buffer[..n].starts_with(b"GET /ready") {
+                    true => ("200 OK", ""),
+                    false => ("500 Error", body.as_str()),
+                };
+                let text = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                drop(stream.write_all(text.as_bytes()));
+            });
+        }
+    });
+    port
+}
+
+/// Fails when a body of an error brings a password to the terminal, into the JSON or a file.
+#[test]
+fn an_error_that_quotes_the_database_url_is_shown_without_the_password() {
+    const CANARY: &str = "canary-l34ky-pw";
+    let dir = tempfile::tempdir().unwrap();
+    let port = leaky(CANARY);
+    let scripts = "[\"true\"]\nteardown = [\"true\"]\nenv = { DATABASE_URL = \"${LEAKY_URL}\" }";
+    let space = with_command(dir.path(), scripts);
+    let text = fs::read_to_string(&space)
+        .unwrap()
+        .replace("kind = \"process\"\ncommand", "kind = \"command\"\ndeploy")
+        .replace("http://127.0.0.1:0", &format!("http://127.0.0.1:{port}"));
+    fs::write(&space, text).unwrap();
+    let out = output(
+        study(&space, &dir.path().join("r"))
+            .env("LEAKY_URL", format!("postgresql://shop:{CANARY}@db/shop"))
+            .arg("--json"),
+    );
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+    assert_eq!(out.status.code(), Some(69), "{said}");
+    assert!(
+        said.contains("connection to"),
+        "the table shows what was said: {said}"
+    );
+    assert!(!said.contains(CANARY), "{said}");
+    for file in fs::read_dir(dir.path().join("r/tiny")).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        let found = bytes.windows(CANARY.len()).any(|w| w == CANARY.as_bytes());
+        assert!(!found, "a file holds the password");
+    }
+}
+
 /// Fails when `check` promises a night that would end at its first write.
 #[test]
 fn check_looks_whether_the_results_can_be_written() {

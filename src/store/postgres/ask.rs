@@ -67,16 +67,16 @@ impl Postgres {
         }
     }
 
-    /// All trials as an ask would see them.
-    pub async fn known_trials(&self) -> Result<Vec<Trial>, StoreError> {
+    /// What `read` makes of all trials, as an ask would see them.
+    pub async fn known<T>(&self, read: impl Fn(&[Trial]) -> T) -> Result<T, StoreError> {
         let (doing, mut pace) = ("be read", self.pace());
         loop {
             let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
             let Session { state, connection } = &mut s;
             let done = limited(state.cache.refresh(connection)).await;
-            let trials = s.state.cache.trials.clone();
-            if self.settle(s, done, &mut pace, doing).await?.is_some() {
-                return Ok(trials);
+            let found = done.map(|()| read(&s.state.cache.trials));
+            if let Some(found) = self.settle(s, found, &mut pace, doing).await? {
+                return Ok(found);
             }
         }
     }
@@ -255,12 +255,12 @@ async fn take_over(on: &mut PgConnection, class: i32, asker: &Asker<'_>) -> Resu
 
 /// Numbers a trial, writes it and locks it. The lock is there before anybody can see the row.
 async fn insert(on: &mut PgConnection, class: i32, asker: &Asker<'_>, row: &NewRow<'_>) -> Result<i32, sqlx::Error> {
-    sqlx::query_scalar(
+    sqlx::query_as::<_, (i32, bool)>(
         "WITH next AS (UPDATE counter SET trials = trials + 1 WHERE id = 1 RETURNING trials),
          begun AS (
              INSERT INTO trial (number, phase, config, round, host, started_at, worker, claim, repeats)
              SELECT trials, $2, $3, $4, $5, $6, $7, $8, $9 FROM next RETURNING number)
-         SELECT number FROM (SELECT number, pg_try_advisory_lock($1, number) FROM begun) AS locked",
+         SELECT number, pg_try_advisory_lock($1, number) FROM begun",
     )
     .bind(class)
     .bind(row.phase)
@@ -273,6 +273,7 @@ async fn insert(on: &mut PgConnection, class: i32, asker: &Asker<'_>, row: &NewR
     .bind(row.repeats)
     .fetch_one(on)
     .await
+    .map(|(number, _)| number)
 }
 
 /// Every trial with its probes, as they were at one moment.

@@ -30,7 +30,7 @@ use self::address::Address;
 use self::open::Found;
 use self::session::{FINALS, Pace, Session, State, connect, limited};
 use super::sqlite::{bounded, json, now};
-use super::{Journal, NewTrial, StoreError, StudyMeta, TrialEnd, histograms};
+use super::{Journal, NewTrial, StoreError, StudyMeta, TrialEnd, histograms, kinds};
 use crate::measurement::Histograms;
 use crate::spec::Secret;
 use crate::trial::{Outcome, Probe, Trial};
@@ -159,17 +159,21 @@ impl Postgres {
         StoreError::Unreadable(format!("a {what} in {} cannot be read: {why}", self.at.place))
     }
 
-    /// Trials begun so far, and those that are open now: while both stay, nothing has changed but probes and events.
-    pub async fn revision(&self) -> Result<(u32, u32), StoreError> {
+    /// Trials begun so far, those that are still to be closed, and the ends of finals: while all stay, nothing has changed
+    /// that a waiting worker acts on.
+    pub async fn revision(&self) -> Result<[u32; 3], StoreError> {
         let (doing, mut pace) = ("be read", self.pace());
         loop {
             let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
             let query = sqlx::query(
-                "SELECT trials, (SELECT count(*) FROM trial WHERE outcome IS NULL OR again)::int FROM counter WHERE id = 1",
-            );
+                "SELECT trials, (SELECT count(*) FROM trial WHERE outcome IS NULL)::int,
+                    (SELECT count(*) FROM event WHERE kind = $1)::int FROM counter WHERE id = 1",
+            )
+            .bind(kinds::FINALS_OVER);
             let done = limited(query.fetch_one(&mut s.connection)).await;
             let done = done.and_then(|row| {
-                Ok((cache::unsigned(row.try_get(0)?)?, cache::unsigned(row.try_get(1)?)?))
+                let n = |i: usize| cache::unsigned(row.try_get(i)?);
+                Ok([n(0)?, n(1)?, n(2)?])
             });
             if let Some(found) = self.settle(s, done, &mut pace, doing).await? {
                 return Ok(found);
@@ -182,10 +186,12 @@ impl Postgres {
         let (doing, mut pace) = ("be asked for its finals", self.pace());
         loop {
             let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
-            if s.state.held.contains(&FINALS) {
+            if s.state.is_locked(FINALS) {
                 s.keep();
                 return Ok(true);
             }
+            // Where an earlier session had it and another worker has it now, it is lost.
+            s.state.forget(FINALS);
             let query = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1, $2)")
                 .bind(s.state.class)
                 .bind(FINALS);
@@ -211,15 +217,15 @@ impl Postgres {
                 "could not {what}: there is no trial {trial}"
             )));
         };
-        let held = session.state.held.iter().position(|n| *n == signed(trial));
+        let held = session.state.held.contains(&signed(trial));
         Ok(match (row.try_get::<bool, _>(0)?, held) {
-            (true, Some(place)) => {
-                session.state.held.remove(place);
+            (true, true) => {
+                session.state.forget(signed(trial));
                 StoreError::Lost(format!(
                     "trial {trial} was given to another worker while this one could not be seen: what it measures is left out"
                 ))
             }
-            (true, None) => StoreError::Conflict(format!("could not {what}: trial {trial} is closed already")),
+            (true, false) => StoreError::Conflict(format!("could not {what}: trial {trial} is closed already")),
             (false, _) => StoreError::Conflict(format!(
                 "could not {what}: the next probe of trial {trial} is {}",
                 row.try_get::<i64, _>(1)? + 1
@@ -260,11 +266,11 @@ impl Postgres {
     async fn write_end(&self, s: &mut Session<'_>, row: &EndRow<'_>, is_again: bool) -> Written {
         // What was cut off is to be asked again; today's configuration and the finals are asked for by the agenda of the
         // host that they belong to.
-        let query = sqlx::query_scalar::<_, i32>(
+        let query = sqlx::query_as::<_, (i32, bool)>(
             "WITH done AS (
                  UPDATE trial SET outcome = $3, seconds = $4, binding = $5, again = $6 AND phase IN ('search', 'knob')
                  WHERE number = $2 AND outcome IS NULL RETURNING number)
-             SELECT number FROM (SELECT number, pg_advisory_unlock($1, number) FROM done) AS freed",
+             SELECT number, pg_advisory_unlock($1, number) FROM done",
         )
         .bind(s.state.class)
         .bind(row.trial)
@@ -281,7 +287,7 @@ impl Postgres {
             done = limited(there.fetch_one(&mut s.connection)).await? == 1;
         }
         if done {
-            s.state.held.retain(|n| *n != row.trial);
+            s.state.forget(row.trial);
             return Ok(Ok(()));
         }
         let trial = cache::unsigned(row.trial)?;

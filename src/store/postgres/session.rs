@@ -36,6 +36,19 @@ pub(super) struct State {
     pub(super) cache: Cache,
 }
 
+impl State {
+    /// Whether this process holds `n`, and its present session has the lock.
+    pub(super) fn is_locked(&self, n: i32) -> bool {
+        self.held.contains(&n) && !self.unlocked.contains(&n)
+    }
+
+    /// Holds `n` no more.
+    pub(super) fn forget(&mut self, n: i32) {
+        self.held.retain(|h| *h != n);
+        self.unlocked.retain(|h| *h != n);
+    }
+}
+
 /// The connection while a call uses it. Dropped without [`Session::keep`], in the middle of a call, it is closed: a
 /// half-read answer is never taken for the next one's.
 pub(super) struct Session<'a> {

@@ -23,8 +23,8 @@ pub struct ReportArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// The database of a study that several workers share, as for `worker`: what it holds is copied into DIR first.
-    #[arg(long, value_name = "URL", env = "AUTOTUNE_STUDY", hide_env_values = true)]
-    pub study: Option<String>,
+    #[arg(long, value_name = "URL", env = "AUTOTUNE_STUDY", hide_env_values = true, value_parser = super::worker::secret)]
+    pub study: Option<Secret>,
 }
 
 /// Arguments of `export`.
@@ -175,7 +175,7 @@ pub(super) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
 /// `autotune report DIR`: writes the derived files again and says what they say.
 pub async fn report(args: &ReportArgs, json: bool) -> anyhow::Result<u8> {
     // The variable may name a folder: that is for ask and tell.
-    if let Some(url) = args.study.as_deref().filter(|u| u.contains("://")) {
+    if let Some(url) = args.study.as_ref().filter(|u| u.expose().contains("://")) {
         copy(url, &args.dir).await?;
     }
     let (journal, study) = read(&args.dir).await?;
@@ -192,8 +192,8 @@ pub async fn report(args: &ReportArgs, json: bool) -> anyhow::Result<u8> {
 }
 
 /// Brings the copy in `dir` up to date, or makes it.
-async fn copy(url: &str, dir: &Path) -> Result<(), ExitError> {
-    let shared = Postgres::open_existing(&Secret::new(url)).await?;
+async fn copy(url: &Secret, dir: &Path) -> Result<(), ExitError> {
+    let shared = Postgres::open_existing(url).await?;
     let own = Sqlite::open(dir).await?;
     shared.copy_into(&own).await?;
     own.close().await;

@@ -29,8 +29,8 @@ const MAX_NAME: usize = 64;
 pub(super) struct WorkerArgs {
     /// The database of the study, postgres://USER:PASSWORD@HOST/DATABASE. Best in the variable: others on this machine
     /// can read a command line. Never shown or written.
-    #[arg(long, value_name = "URL", env = "AUTOTUNE_STUDY", hide_env_values = true)]
-    study: String,
+    #[arg(long, value_name = "URL", env = "AUTOTUNE_STUDY", hide_env_values = true, value_parser = secret)]
+    study: Secret,
     /// The space file, the same on every host.
     #[arg(long, value_name = "FILE", env = "AUTOTUNE_SPACE")]
     space: PathBuf,
@@ -52,6 +52,12 @@ pub(super) struct WorkerArgs {
     /// How long a database that goes away is tried again before this worker ends.
     #[arg(long, value_name = "TIME", default_value = "2m", env = "AUTOTUNE_PATIENCE", value_parser = duration)]
     patience: Duration,
+}
+
+/// Any text: what is wrong with it is said without repeating it.
+#[allow(clippy::unnecessary_wraps)] // what clap takes
+pub(super) fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
 }
 
 /// Works until the study is decided.
@@ -76,7 +82,7 @@ pub(super) async fn run(args: &WorkerArgs, global: &Global) -> anyhow::Result<u8
         unguarded: false,
     };
     let share = Share {
-        url: Secret::new(args.study.clone()),
+        url: args.study.clone(),
         host,
         patience: args.patience,
     };

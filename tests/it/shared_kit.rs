@@ -119,7 +119,7 @@ impl Server {
     fn docker(port: u16) -> Self {
         let name = format!("autotune-test-pg-{port}");
         run(Command::new("docker")
-            .args(["run", "-d", "--rm", "--name", &name, "-p"])
+            .args(["run", "-d", "--name", &name, "-p"])
             .arg(format!("127.0.0.1:{port}:5432"))
             .args(["-e", "POSTGRES_USER=owner", "-e", "POSTGRES_DB=postgres", "-e"])
             .arg(format!("POSTGRES_PASSWORD={PASSWORD}"))
@@ -213,9 +213,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop();
-        if let How::Debian { home, .. } = &self.how {
-            drop(std::fs::remove_dir_all(home));
+        match &self.how {
+            How::Docker { name } => drop(output(Command::new("docker").args(["rm", "-f", "-v", name]))),
+            How::Debian { home, .. } => {
+                self.stop();
+                drop(std::fs::remove_dir_all(home));
+            }
         }
     }
 }

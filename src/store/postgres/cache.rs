@@ -51,10 +51,10 @@ impl Cache {
             add_probes(on, &mut read, &with_probes).await?;
         }
         for trial in read {
-            let place = trial.number as usize - 1;
+            let (place, known) = ((trial.number as usize).saturating_sub(1), self.trials.len());
             match self.trials.get_mut(place) {
-                Some(known) => *known = trial,
-                None if place == self.trials.len() => self.trials.push(trial),
+                Some(old) => *old = trial,
+                None if place == known => self.trials.push(trial),
                 None => return Err(undecodable("a trial before it is missing")),
             }
         }

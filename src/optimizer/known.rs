@@ -15,10 +15,6 @@ const Z90: f64 = 1.645;
 const MAX_ERROR: f64 = 0.3;
 /// Relative range of the repeats of one config above which it is called unstable (TUNA).
 const UNSTABLE: f64 = 0.30;
-/// Lines of a model; of a longer history the best and the latest of them.
-const MOST: usize = 500;
-const BEST: usize = 200;
-const LATEST: usize = 120;
 
 /// What one line says. Rates are natural logarithms of requests per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -82,36 +78,6 @@ pub(super) fn clean(history: &History) -> Vec<Known> {
             })
         })
         .collect()
-}
-
-/// The lines that a model is made of: all of up to [`MOST`]; of more the best, those that are out, the latest, and every
-/// k-th of the rest, in their order. Time and memory of a Gaussian process grow with the cube and the square of its points,
-/// and far from the best few hundred points say what thousands do.
-pub(super) fn for_model(known: Vec<Known>) -> Vec<Known> {
-    let n = known.len();
-    if n <= MOST {
-        return known;
-    }
-    let mut keep = vec![false; n];
-    let out = |k: &Known| k.fact == Fact::Pending;
-    let level = |k: &Known| match k.fact {
-        Fact::Exact { y, .. } | Fact::AtLeast(y) => y,
-        Fact::AtMost(_) | Fact::Failed | Fact::Pending => f64::NEG_INFINITY,
-    };
-    let mut by_rate: Vec<usize> = (0..n).collect();
-    by_rate.sort_by(|a, b| level(&known[*b]).total_cmp(&level(&known[*a])));
-    let latest = n.saturating_sub(LATEST)..n;
-    let pending = (0..n).filter(|i| out(&known[*i])).take(MOST / 4);
-    for i in by_rate.into_iter().take(BEST).chain(latest).chain(pending) {
-        keep[i] = true;
-    }
-    let kept = keep.iter().filter(|k| **k).count();
-    let rest: Vec<usize> = (0..n).filter(|i| !keep[*i] && !out(&known[*i])).collect();
-    let room = MOST.saturating_sub(kept).min(rest.len());
-    for k in 0..room {
-        keep[rest[k * rest.len() / room]] = true;
-    }
-    known.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(k, _)| k).collect()
 }
 
 /// The configs of this study that were tried or are being tried, whatever came of it.
@@ -204,29 +170,6 @@ mod tests {
         assert!(clean(&h).is_empty());
         assert_eq!(taken(&h).len(), 1);
         assert_eq!(clean(&vec![rate(0.0), rate(-3.0)])[1].fact, Fact::Failed);
-    }
-
-    /// Breaks when a long history costs more than a bounded one, or loses its best, its latest or what is out.
-    #[test]
-    fn a_long_history_is_seen_through_its_best_and_latest() {
-        let of = |n: u32| {
-            let mut h: History = (0..n).map(|i| rate(100.0 + f64::from((i * 7_919) % n))).collect();
-            h.insert(3, line(Seen::Pending));
-            h
-        };
-        let short = clean(&of(400));
-        assert_eq!(for_model(short.clone()), short, "all of it");
-        let long = clean(&of(9_000));
-        let seen = for_model(long.clone());
-        assert_eq!(seen.len(), MOST);
-        let y = |k: &Known| match k.fact {
-            Fact::Exact { y, .. } => y,
-            _ => f64::NEG_INFINITY,
-        };
-        let best = |all: &[Known]| all.iter().map(y).fold(f64::NEG_INFINITY, f64::max).to_bits();
-        assert_eq!(best(&seen), best(&long));
-        assert_eq!(seen[seen.len() - LATEST..], long[long.len() - LATEST..]);
-        assert!(seen.iter().any(|k| k.fact == Fact::Pending));
     }
 
     #[test]

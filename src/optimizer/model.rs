@@ -99,7 +99,6 @@ impl Model {
         let features = Features::new(&field);
         let known = known::clean(history);
         let tallies = known::tallies(&known);
-        let known = known::for_model(known);
         let mut model = Self {
             features,
             tallies,

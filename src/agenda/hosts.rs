@@ -107,8 +107,16 @@ pub fn next_shared(
     }
     let of_search = |t: &&Trial| t.phase == TrialPhase::Search;
     let searched = trials.iter().filter(of_search).filter(|t| told(t)).count();
-    let out = trials.iter().filter(of_search).filter(|t| t.outcome.is_none()).count();
-    if out > 0 && limits.trials.is_some_and(|n| searched < n as usize && searched + out >= n as usize) {
+    let out = trials
+        .iter()
+        .filter(of_search)
+        .filter(|t| t.outcome.is_none())
+        .count();
+    if out > 0
+        && limits
+            .trials
+            .is_some_and(|n| searched < n as usize && searched + out >= n as usize)
+    {
         return Shared::Wait("the last trials of the search are under way".to_owned());
     }
     let seen = as_seen_from(host, trials);
@@ -214,7 +222,14 @@ mod tests {
     }
 
     fn ask(host: &str, trials: &[Trial]) -> Shared {
-        next_shared(&space(), &LIMITS, trials, (host, &History::new()), NO_CLOCK, &Sobol)
+        next_shared(
+            &space(),
+            &LIMITS,
+            trials,
+            (host, &History::new()),
+            NO_CLOCK,
+            &Sobol,
+        )
     }
 
     fn rate(t: &Trial) -> f64 {
@@ -253,7 +268,10 @@ mod tests {
         }
         assert_eq!(
             first,
-            [("fast".to_owned(), TrialPhase::Baseline), ("slow".to_owned(), TrialPhase::Baseline)]
+            [
+                ("fast".to_owned(), TrialPhase::Baseline),
+                ("slow".to_owned(), TrialPhase::Baseline)
+            ]
         );
         let searched: Vec<&Trial> = trials.iter().filter(|t| t.phase == TrialPhase::Search).collect();
         assert_eq!(searched.len(), 6);
@@ -276,7 +294,11 @@ mod tests {
         trials[..5].iter_mut().for_each(end);
         let fast = as_seen_from("fast", &trials);
         let numbers: Vec<u32> = fast.iter().map(|t| t.number).collect();
-        assert_eq!(numbers, [1, 3, 4, 6], "others' baselines and what has none are left out");
+        assert_eq!(
+            numbers,
+            [1, 3, 4, 6],
+            "others' baselines and what has none are left out"
+        );
         assert!((rate(&fast[1]) - 400.0).abs() < 1e-9 && (rate(&fast[2]) - 80.0).abs() < 1e-9);
         let slow = as_seen_from("slow", &trials);
         assert!((rate(&slow[1]) - 200.0).abs() < 1e-9, "own rates stay");
@@ -292,11 +314,29 @@ mod tests {
         let baseline = space().baseline();
         let mut trials = vec![begun(1, "a", TrialPhase::Baseline, &baseline, None)];
         assert!(matches!(ask("a", &trials), Shared::Wait(_)));
-        assert!(matches!(ask("b", &trials), Shared::Trial { phase: TrialPhase::Baseline, .. }));
+        assert!(matches!(
+            ask("b", &trials),
+            Shared::Trial {
+                phase: TrialPhase::Baseline,
+                ..
+            }
+        ));
         end(&mut trials[0]);
-        assert!(matches!(ask("a", &trials), Shared::Trial { phase: TrialPhase::Search, .. }));
+        assert!(matches!(
+            ask("a", &trials),
+            Shared::Trial {
+                phase: TrialPhase::Search,
+                ..
+            }
+        ));
         trials[0].outcome = Some(Outcome::Interrupted);
-        assert!(matches!(ask("a", &trials), Shared::Trial { phase: TrialPhase::Baseline, .. }));
+        assert!(matches!(
+            ask("a", &trials),
+            Shared::Trial {
+                phase: TrialPhase::Baseline,
+                ..
+            }
+        ));
     }
 
     /// Breaks when finals of a host that died decide, or mix with those of the host that took over.
@@ -324,7 +364,9 @@ mod tests {
                 }
                 Next::Decided(d) => {
                     assert_eq!(d.verdict, FinalVerdict::Win);
-                    let own = trials.iter().filter(|t| t.phase == TrialPhase::Final && t.host == "fast");
+                    let own = trials
+                        .iter()
+                        .filter(|t| t.phase == TrialPhase::Final && t.host == "fast");
                     assert!(own.count() >= 4, "two rounds of its own");
                     return;
                 }

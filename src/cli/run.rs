@@ -175,7 +175,9 @@ pub(super) async fn drive_shared(
     share: &Share,
     global: &Global,
 ) -> anyhow::Result<u8> {
-    Ok(Box::pin(measure(spec, options, Some(share), None, global)).await?.code)
+    Ok(Box::pin(measure(spec, options, Some(share), None, global))
+        .await?
+        .code)
 }
 
 /// The run itself, its result printed.

@@ -30,10 +30,7 @@ impl Confirmation {
         let decisions = store.events(kinds::DECISION).await?.len();
         if let Some(last) = store.events(kinds::CONFIRM).await?.pop() {
             let last: Self = serde_json::from_value(last).map_err(|e| {
-                StoreError::Unreadable(format!(
-                    "a confirmation in {} cannot be read: {e}",
-                    store.place()
-                ))
+                StoreError::Unreadable(format!("a confirmation in {} cannot be read: {e}", store.place()))
             })?;
             if last.decisions_before == decisions {
                 return Ok(last);

@@ -44,7 +44,11 @@ async fn events(store: &impl Journal) -> Result<Vec<Recorded>, ExitError> {
 
 /// Takes over what the study in `dir` says about `space`, once; gives how many observations that were, or None where
 /// they had been taken over before. Errors: no study there, nothing in it that fits, or another prior recorded before.
-pub(crate) async fn take_over(store: &impl Journal, space: &Space, dir: &Path) -> Result<Option<usize>, ExitError> {
+pub(crate) async fn take_over(
+    store: &impl Journal,
+    space: &Space,
+    dir: &Path,
+) -> Result<Option<usize>, ExitError> {
     let from = std::path::absolute(dir)
         .unwrap_or_else(|_| dir.to_path_buf())
         .display()

@@ -107,7 +107,9 @@ impl Study<'_> {
     /// A trial that is another worker's by now: what runs here is taken away, and the next trial is asked for.
     async fn leave(&mut self, why: String) -> Result<(), ExitError> {
         self.sink.event(&Event::Warning(why));
-        if let Err(e @ (SutError::Refused { .. } | SutError::RestoreFailed { .. })) = self.sut.teardown().await {
+        if let Err(e @ (SutError::Refused { .. } | SutError::RestoreFailed { .. })) =
+            self.sut.teardown().await
+        {
             return Err(e.into());
         }
         Ok(())

@@ -127,7 +127,8 @@ impl Study<'_> {
                 }
                 Err(Stay::Wait(why)) => {
                     if said != why {
-                        self.sink.event(&Event::Note(format!("waiting for other workers: {why}")));
+                        self.sink
+                            .event(&Event::Note(format!("waiting for other workers: {why}")));
                         said = why;
                     }
                     self.pause().await?;

@@ -41,8 +41,13 @@ pub struct Server {
 }
 
 enum How {
-    Debian { home: PathBuf, child: Mutex<Option<Child>> },
-    Docker { name: String },
+    Debian {
+        home: PathBuf,
+        child: Mutex<Option<Child>>,
+    },
+    Docker {
+        name: String,
+    },
 }
 
 /// Debian keeps the server's programs out of PATH.
@@ -72,7 +77,11 @@ fn unprivileged(program: &Path) -> Command {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 impl Server {
@@ -90,7 +99,9 @@ impl Server {
     }
 
     fn debian(bin: &Path, port: u16) -> Self {
-        let home = PathBuf::from(run(unprivileged(Path::new("mktemp")).args(["-d", "/tmp/autotune-pg.XXXXXX"])));
+        let home = PathBuf::from(run(
+            unprivileged(Path::new("mktemp")).args(["-d", "/tmp/autotune-pg.XXXXXX"])
+        ));
         let mut init = unprivileged(Path::new("sh"))
             .arg("-c")
             .arg(format!(
@@ -229,7 +240,10 @@ fn aside(work: impl Future<Output = ()> + Send) {
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// A plain connection, its names looked up in the study's schema.

@@ -69,12 +69,22 @@ async fn a_copy_is_the_study() {
     shared.log("drift", &serde_json::json!({ "n": 1 })).await.unwrap();
     for _ in 0..2 {
         shared.copy_into(&copy).await.unwrap();
-        let closed: Vec<Trial> = shared.trials().await.unwrap().into_iter().filter(|t| t.outcome.is_some()).collect();
+        let closed: Vec<Trial> = shared
+            .trials()
+            .await
+            .unwrap()
+            .into_iter()
+            .filter(|t| t.outcome.is_some())
+            .collect();
         assert_eq!(copy.trials().await.unwrap(), closed, "all but the open one");
     }
     assert_eq!(copy.meta().await.unwrap(), shared.meta().await.unwrap());
     for kind in ["drift", "decision", "warning", "environment"] {
-        assert_eq!(copy.events(kind).await.unwrap(), shared.events(kind).await.unwrap(), "{kind}");
+        assert_eq!(
+            copy.events(kind).await.unwrap(),
+            shared.events(kind).await.unwrap(),
+            "{kind}"
+        );
     }
     assert_eq!(
         copy.histograms(late, 1).await.unwrap(),
@@ -93,11 +103,19 @@ async fn a_copy_is_the_study() {
 async fn a_dead_workers_trial_is_repeated_once() {
     let Some(server) = server() else { return };
     let url = server.database();
-    let (a, b, c) = (open(&url, "a").await, open(&url, "b").await, open(&url, "c").await);
+    let (a, b, c) = (
+        open(&url, "a").await,
+        open(&url, "b").await,
+        open(&url, "c").await,
+    );
     a.create(&meta(&space())).await.unwrap();
     let first = ask(&a, "a").await;
     let second = ask(&b, "b").await;
-    assert_eq!((first.number, second.number, second.repeats), (1, 2, None), "a lives");
+    assert_eq!(
+        (first.number, second.number, second.repeats),
+        (1, 2, None),
+        "a lives"
+    );
     a.record_probe(1, &some_probe(1)).await.unwrap();
     drop(a);
     // The server takes a moment to see that the connection is gone.
@@ -148,7 +166,10 @@ async fn a_cut_connection_costs_nothing_unless_somebody_asked_meanwhile() {
     cut().await;
     assert_eq!(ask(&b, "b").await.repeats, Some(first), "nobody held it");
     let told = a.record_probe(first, &some_probe(3)).await;
-    assert!(matches!(&told, Err(StoreError::Lost(why)) if why.contains("another worker")), "{told:?}");
+    assert!(
+        matches!(&told, Err(StoreError::Lost(why)) if why.contains("another worker")),
+        "{told:?}"
+    );
     let twice = a.finish_trial(first, &end()).await;
     assert!(matches!(twice, Err(StoreError::Conflict(_))), "{twice:?}");
     assert_eq!(ask(&a, "a").await.repeats, None);
@@ -177,7 +198,10 @@ async fn foreign_and_newer_schemas_are_refused_untouched() {
     let Some(server) = server() else { return };
     let (foreign, newer) = (server.database(), server.database());
     let mut c = connect(&foreign).await.unwrap();
-    sqlx::raw_sql("CREATE SCHEMA autotune; CREATE TABLE autotune.users (id int)").execute(&mut c).await.unwrap();
+    sqlx::raw_sql("CREATE SCHEMA autotune; CREATE TABLE autotune.users (id int)")
+        .execute(&mut c)
+        .await
+        .unwrap();
     c.close().await.unwrap();
     open(&newer, "a").await;
     let mut c = connect(&newer).await.unwrap();
@@ -191,7 +215,9 @@ async fn foreign_and_newer_schemas_are_refused_untouched() {
             Postgres::open(&Secret::new(url.as_str()), "a", PATIENCE).await,
             Postgres::open_existing(&Secret::new(url.as_str())).await,
         ] {
-            let Err(StoreError::Unreadable(text)) = refused else { panic!("{refused:?}") };
+            let Err(StoreError::Unreadable(text)) = refused else {
+                panic!("{refused:?}")
+            };
             assert!(text.contains(said) && !text.contains("canary"), "{text}");
         }
     }
@@ -213,7 +239,9 @@ async fn a_database_that_is_not_there_is_a_sentence() {
         (good.replace(&format!(":{}/", server.port), ":1/"), "tried"),
     ] {
         let refused = Postgres::open(&Secret::new(url), "a", short).await;
-        let Err(StoreError::Away(text)) = refused else { panic!("{refused:?}") };
+        let Err(StoreError::Away(text)) = refused else {
+            panic!("{refused:?}")
+        };
         assert!(text.contains(said), "{text}");
         assert!(!text.contains("canary") && !text.contains(PASSWORD), "{text}");
     }
@@ -222,7 +250,9 @@ async fn a_database_that_is_not_there_is_a_sentence() {
 /// Breaks when a server that is away for a while loses a write, doubles one, or is waited for without end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_comes_back_has_everything_once() {
-    let Some(server) = Server::start().map(Arc::new) else { return };
+    let Some(server) = Server::start().map(Arc::new) else {
+        return;
+    };
     let url = server.database();
     let a = open(&url, "a").await;
     a.create(&meta(&space())).await.unwrap();
@@ -241,11 +271,19 @@ async fn a_server_that_comes_back_has_everything_once() {
     up.unwrap();
     written.unwrap();
     let trials = a.trials().await.unwrap();
-    assert_eq!((trials[0].probes.len(), trials[0].outcome.clone()), (2, Some(end().outcome)));
+    assert_eq!(
+        (trials[0].probes.len(), trials[0].outcome.clone()),
+        (2, Some(end().outcome))
+    );
     assert_eq!(a.events("drift").await.unwrap().len(), 1);
 
-    let hasty = Postgres::open(&Secret::new(&url), "b", Duration::from_millis(300)).await.unwrap();
+    let hasty = Postgres::open(&Secret::new(&url), "b", Duration::from_millis(300))
+        .await
+        .unwrap();
     server.stop();
     let given_up = hasty.log("drift", &serde_json::json!(2)).await;
-    assert!(matches!(&given_up, Err(StoreError::Away(t)) if t.contains("start this worker again")), "{given_up:?}");
+    assert!(
+        matches!(&given_up, Err(StoreError::Away(t)) if t.contains("start this worker again")),
+        "{given_up:?}"
+    );
 }

@@ -62,12 +62,18 @@ fn choose(trials: &[Trial], wanted: usize, host: &str) -> Result<NewTrial, Stay>
 /// Works until nothing is left; between two probes it waits for `pause`, as a trial would.
 async fn work(url: &str, n: usize, wanted: usize, pause: Duration) -> Spent {
     let host = format!("host{n}");
-    let store = Postgres::open(&Secret::new(url), &host, Duration::from_secs(60)).await.unwrap();
+    let store = Postgres::open(&Secret::new(url), &host, Duration::from_secs(60))
+        .await
+        .unwrap();
     let probes: Vec<Probe> = (1..=PROBES).map(some_probe).collect();
     let mut spent = Spent::default();
     for _ in 0..1_000_000 {
         let since = Instant::now();
-        let begun = match store.begin_next(&host, |t| choose(t, wanted, &host)).await.unwrap() {
+        let begun = match store
+            .begin_next(&host, |t| choose(t, wanted, &host))
+            .await
+            .unwrap()
+        {
             Ok(begun) => begun,
             Err(Stay::Over) => return spent,
             Err(Stay::Wait) => {
@@ -112,7 +118,9 @@ fn twenty_workers_lose_nothing_and_double_nothing() {
         (300, Duration::ZERO)
     };
     runtime().block_on(async {
-        let first = Postgres::open(&Secret::new(&url), "first", Duration::from_secs(20)).await.unwrap();
+        let first = Postgres::open(&Secret::new(&url), "first", Duration::from_secs(20))
+            .await
+            .unwrap();
         first.create(&meta(&space())).await.unwrap();
     });
     let begun = Instant::now();
@@ -125,24 +133,43 @@ fn twenty_workers_lose_nothing_and_double_nothing() {
     });
     let seconds = begun.elapsed().as_secs_f64();
 
-    let numbers: Vec<u32> = spent.iter().flat_map(|s| s.asks.iter().map(|(n, _)| *n)).collect();
+    let numbers: Vec<u32> = spent
+        .iter()
+        .flat_map(|s| s.asks.iter().map(|(n, _)| *n))
+        .collect();
     let distinct: BTreeSet<u32> = numbers.iter().copied().collect();
     assert_eq!(numbers.len(), wanted, "each was given to one worker");
-    assert_eq!(distinct, (1..=u32::try_from(wanted).unwrap()).collect::<BTreeSet<u32>>());
+    assert_eq!(
+        distinct,
+        (1..=u32::try_from(wanted).unwrap()).collect::<BTreeSet<u32>>()
+    );
     runtime().block_on(async {
         assert_eq!(broken_promises(&url).await, []);
         let count = |sql| number(&url, sql);
         let wanted = i64::try_from(wanted).unwrap();
-        assert_eq!(count("SELECT count(*) FROM trial WHERE outcome IS NOT NULL").await, wanted);
-        assert_eq!(count("SELECT count(DISTINCT config) FROM trial").await, wanted, "a config was given twice");
-        assert_eq!(count("SELECT count(*) FROM probe").await, wanted * i64::from(PROBES));
+        assert_eq!(
+            count("SELECT count(*) FROM trial WHERE outcome IS NOT NULL").await,
+            wanted
+        );
+        assert_eq!(
+            count("SELECT count(DISTINCT config) FROM trial").await,
+            wanted,
+            "a config was given twice"
+        );
+        assert_eq!(
+            count("SELECT count(*) FROM probe").await,
+            wanted * i64::from(PROBES)
+        );
         assert_eq!(count("SELECT count(*) FROM event").await, wanted);
     });
 
     println!("{wanted} trials of {PROBES} probes, {WORKERS} workers, {seconds:.1} s");
     let all = |f: fn(&Spent) -> Vec<f64>| words(spent.iter().flat_map(f).collect());
     println!("  store, a trial:  {}", all(|s| s.trials.clone()));
-    println!("  an ask:          {}", all(|s| s.asks.iter().map(|a| a.1).collect()));
+    println!(
+        "  an ask:          {}",
+        all(|s| s.asks.iter().map(|a| a.1).collect())
+    );
     println!("  a probe:         {}", all(|s| s.probes.clone()));
     println!("  diagnosis, end:  {}", all(|s| s.ends.clone()));
     for part in 0..4 {

@@ -135,7 +135,9 @@ impl Fleet {
     /// Until `sql` gives what `done` wants; the schema may not be there yet.
     fn until(&self, what: &str, sql: &'static str, done: impl Fn(i64) -> bool) {
         let begun = Instant::now();
-        while !(self.number("SELECT count(*) FROM pg_tables WHERE schemaname = 'autotune' AND tablename = 'event'") == 1
+        while !(self
+            .number("SELECT count(*) FROM pg_tables WHERE schemaname = 'autotune' AND tablename = 'event'")
+            == 1
             && done(self.number(sql)))
         {
             assert!(begun.elapsed() < HANG, "{what} does not come");
@@ -146,8 +148,16 @@ impl Fleet {
     /// Nothing lost, nothing doubled, one decision; each folder holds the whole study and no secret.
     fn assert_whole(&self, names: &[&str]) {
         let broken = runtime().block_on(broken_promises(&self.url));
-        assert_eq!(broken, [], "{}", names.iter().map(|n| self.log(n)).collect::<String>());
-        assert_eq!(self.number("SELECT count(*) FROM event WHERE kind = 'finals_over'"), 1);
+        assert_eq!(
+            broken,
+            [],
+            "{}",
+            names.iter().map(|n| self.log(n)).collect::<String>()
+        );
+        assert_eq!(
+            self.number("SELECT count(*) FROM event WHERE kind = 'finals_over'"),
+            1
+        );
         assert!(self.number("SELECT count(*) FROM event WHERE kind = 'decision'") <= 1);
         let closed = usize::try_from(self.number("SELECT count(*) FROM trial")).unwrap();
         for name in names {
@@ -190,18 +200,35 @@ fn two_workers_share_a_study_and_both_have_all_of_it() {
         fleet.ended("left", &mut left).code(),
         fleet.ended("right", &mut right).code(),
     ];
-    assert!(matches!(codes, [Some(0), Some(0)] | [Some(3), Some(3)]), "{codes:?}\n{}", fleet.log("left"));
+    assert!(
+        matches!(codes, [Some(0), Some(0)] | [Some(3), Some(3)]),
+        "{codes:?}\n{}",
+        fleet.log("left")
+    );
     fleet.assert_whole(&["left", "right"]);
-    assert_eq!(fleet.number("SELECT count(DISTINCT host) FROM trial WHERE phase = 'baseline'"), 2);
+    assert_eq!(
+        fleet.number("SELECT count(DISTINCT host) FROM trial WHERE phase = 'baseline'"),
+        2
+    );
     assert_eq!(
         fleet.number("SELECT count(*) FROM (SELECT min(number) AS n FROM trial GROUP BY host) f JOIN trial t ON t.number = f.n AND t.phase = 'baseline'"),
         2,
         "a host began with something else"
     );
-    assert_eq!(fleet.number("SELECT count(DISTINCT host) FROM trial WHERE phase = 'final'"), 1);
+    assert_eq!(
+        fleet.number("SELECT count(DISTINCT host) FROM trial WHERE phase = 'final'"),
+        1
+    );
     assert!((3..=8).contains(&fleet.number("SELECT count(*) FROM trial WHERE phase = 'search'")));
-    assert_eq!(fleet.number("SELECT count(DISTINCT host) FROM trial WHERE phase = 'search'"), 2, "one did it all");
-    let same = |file: &str| fs::read_to_string(fleet.folder("left").join(file)).unwrap() == fs::read_to_string(fleet.folder("right").join(file)).unwrap();
+    assert_eq!(
+        fleet.number("SELECT count(DISTINCT host) FROM trial WHERE phase = 'search'"),
+        2,
+        "one did it all"
+    );
+    let same = |file: &str| {
+        fs::read_to_string(fleet.folder("left").join(file)).unwrap()
+            == fs::read_to_string(fleet.folder("right").join(file)).unwrap()
+    };
     assert!(same("trials.csv") && same("probes.csv") && same("recommended.toml"));
 
     other_commands_read_the_copy(&fleet);
@@ -239,7 +266,10 @@ fn other_commands_read_the_copy(fleet: &Fleet) {
             .arg("--results")
             .arg(fleet.home.path().join("left")),
     );
-    assert!(code == Some(65) && text.contains("autotune worker"), "{code:?} {text}");
+    assert!(
+        code == Some(65) && text.contains("autotune worker"),
+        "{code:?} {text}"
+    );
     assert!(!text.contains("canary"), "{text}");
 }
 
@@ -255,9 +285,15 @@ fn another_space_is_refused(fleet: &Fleet) {
         .env("AUTOTUNE_STUDY", &fleet.url);
     let (code, said) = stdout_and_err(&mut c);
     assert_eq!(code, Some(65), "{said}");
-    assert!(said.contains("[parameters]") && said.contains("Every worker needs the same file"), "{said}");
+    assert!(
+        said.contains("[parameters]") && said.contains("Every worker needs the same file"),
+        "{said}"
+    );
     assert!(!said.contains("canary"), "{said}");
-    assert_eq!(fleet.number("SELECT count(*) FROM trial WHERE host = 'stranger'"), 0);
+    assert_eq!(
+        fleet.number("SELECT count(*) FROM trial WHERE host = 'stranger'"),
+        0
+    );
 }
 
 /// kill -9 of any worker at any moment, again and again. Breaks when a trial is lost, given to two, or a study does not
@@ -287,14 +323,20 @@ fn workers_killed_at_random_lose_nothing() {
         }
         for (name, child) in names.iter().zip(&mut running) {
             let code = fleet.ended(name, child).code();
-            assert!(matches!(code, Some(0 | 3)), "{name} ended with {code:?}\n{}", fleet.log(name));
+            assert!(
+                matches!(code, Some(0 | 3)),
+                "{name} ended with {code:?}\n{}",
+                fleet.log(name)
+            );
         }
         let all: Vec<&str> = names.iter().map(String::as_str).collect();
         fleet.assert_whole(&all);
         cut_off += fleet.number("SELECT count(*) FROM trial WHERE outcome LIKE '%\"interrupted\"%'");
         repeated += fleet.number("SELECT count(*) FROM trial WHERE repeats IS NOT NULL");
     }
-    println!("{kills} kills in {studies} studies: {cut_off} trials cut off, {repeated} of the search repeated, 0 lost, 0 doubled");
+    println!(
+        "{kills} kills in {studies} studies: {cut_off} trials cut off, {repeated} of the search repeated, 0 lost, 0 doubled"
+    );
     assert!(cut_off > 0, "no kill met a trial");
 }
 
@@ -307,10 +349,21 @@ fn a_database_that_goes_away_is_waited_for_within_limits() {
     fleet.until("a second trial", "SELECT count(*) FROM trial", |n| n > 1);
     server.stop();
     server.up();
-    fleet.until("a trial after that", "SELECT count(*) FROM trial WHERE outcome IS NOT NULL", |n| n > 2);
-    assert_eq!(fleet.number("SELECT count(*) FROM trial WHERE outcome LIKE '%\"interrupted\"%'"), 0);
+    fleet.until(
+        "a trial after that",
+        "SELECT count(*) FROM trial WHERE outcome IS NOT NULL",
+        |n| n > 2,
+    );
+    assert_eq!(
+        fleet.number("SELECT count(*) FROM trial WHERE outcome LIKE '%\"interrupted\"%'"),
+        0
+    );
     kill_9(&mut patient);
-    let mut hasty = fleet.command("patient").args(["--patience", "500ms"]).spawn().unwrap();
+    let mut hasty = fleet
+        .command("patient")
+        .args(["--patience", "500ms"])
+        .spawn()
+        .unwrap();
     let before = fleet.number("SELECT count(*) FROM trial");
     let begun = Instant::now();
     while fleet.number("SELECT count(*) FROM trial") == before {
@@ -342,7 +395,13 @@ async fn a_killed_workers_container_is_given_back_and_its_trial_repeated() {
         .replace("trials = 1", "trials = 3");
     tokio::task::spawn_blocking(move || {
         let fleet = Fleet::of(url, &space);
-        let start = || fleet.command("one").env("DOCKER_HOST", &fake.host).spawn().unwrap();
+        let start = || {
+            fleet
+                .command("one")
+                .env("DOCKER_HOST", &fake.host)
+                .spawn()
+                .unwrap()
+        };
         let mut child = start();
         fleet.until(
             "a trial beside the baseline",
@@ -359,7 +418,10 @@ async fn a_killed_workers_container_is_given_back_and_its_trial_repeated() {
         let code = fleet.ended("one", &mut child).code();
         assert!(matches!(code, Some(0 | 3)), "{code:?}\n{}", fleet.log("one"));
         assert_eq!(fake.violation(&id, "web", true), None);
-        assert_eq!(fleet.number("SELECT count(*) FROM trial WHERE outcome LIKE '%\"interrupted\"%'"), 1);
+        assert_eq!(
+            fleet.number("SELECT count(*) FROM trial WHERE outcome LIKE '%\"interrupted\"%'"),
+            1
+        );
         fleet.assert_whole(&["one"]);
         assert!(files_with(fleet.home.path(), CANARY).is_empty());
     })
@@ -373,7 +435,11 @@ fn seconds(server: &Server, workers: u32) -> f64 {
     let begun = Instant::now();
     let names: Vec<String> = (0..workers).map(|n| format!("host{n}")).collect();
     let mut running: Vec<Child> = names.iter().map(|n| fleet.start(n)).collect();
-    fleet.until("the end of the search", "SELECT count(*) FROM event WHERE kind = 'search_ended'", |n| n > 0);
+    fleet.until(
+        "the end of the search",
+        "SELECT count(*) FROM event WHERE kind = 'search_ended'",
+        |n| n > 0,
+    );
     let took = begun.elapsed().as_secs_f64();
     println!(
         "{workers}: {took:.1} s for {} trials of the search",

@@ -174,8 +174,16 @@ mod tests {
     fn a_url_says_where_and_which_study_and_never_who() {
         let a = parse("postgres://me:s3cr%40t@db.example:5433/nights?sslmode=disable&study=pool_2").unwrap();
         assert_eq!(a.schema, "autotune_pool_2");
-        assert_eq!(a.place, "the study in Postgres at db.example:5433/nights (study pool_2)");
-        assert!(a.options.get_options().unwrap().contains("search_path=autotune_pool_2"));
+        assert_eq!(
+            a.place,
+            "the study in Postgres at db.example:5433/nights (study pool_2)"
+        );
+        assert!(
+            a.options
+                .get_options()
+                .unwrap()
+                .contains("search_path=autotune_pool_2")
+        );
         for shown in [format!("{a:?}"), a.clean("no s3cr@t, s3cr%40t here")] {
             assert!(!shown.contains("s3cr") && !shown.contains("me:"), "{shown}");
         }
@@ -191,7 +199,9 @@ mod tests {
             "postgres://u:hunter2@h/d?study=A-B",
             "postgres://u:hunter2@h/d?study=",
         ] {
-            let StoreError::Missing(said) = parse(bad).unwrap_err() else { panic!("{bad}") };
+            let StoreError::Missing(said) = parse(bad).unwrap_err() else {
+                panic!("{bad}")
+            };
             assert!(!said.contains("hunter2"), "{said}");
         }
     }

@@ -59,7 +59,9 @@ impl Postgres {
             claim: &claim,
         };
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
             let done = limited(attempt(&mut s, &asker, pace.is_again(), &choose)).await;
             if let Some(found) = self.settle(s, done, &mut pace, doing).await? {
                 return found;
@@ -71,7 +73,9 @@ impl Postgres {
     pub async fn known<T>(&self, read: impl Fn(&[Trial]) -> T) -> Result<T, StoreError> {
         let (doing, mut pace) = ("be read", self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
             let Session { state, connection } = &mut s;
             let done = limited(state.cache.refresh(connection)).await;
             let found = done.map(|()| read(&s.state.cache.trials));
@@ -97,7 +101,9 @@ impl Postgres {
             repeats: None,
         };
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
             let done = limited(begin_once(&mut s, &asker, &row, pace.is_again())).await;
             if let Some(number) = self.settle(s, done, &mut pace, doing).await? {
                 return Ok(number);
@@ -226,7 +232,11 @@ async fn give_back_dead(on: &mut PgConnection, class: i32, worker: &str) -> Resu
 }
 
 /// A trial that was given back, begun again by this worker.
-async fn take_over(on: &mut PgConnection, class: i32, asker: &Asker<'_>) -> Result<Option<Begun>, sqlx::Error> {
+async fn take_over(
+    on: &mut PgConnection,
+    class: i32,
+    asker: &Asker<'_>,
+) -> Result<Option<Begun>, sqlx::Error> {
     let row = sqlx::query(
         "UPDATE trial SET again = false
          WHERE number = (SELECT number FROM trial WHERE again ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED)
@@ -236,7 +246,8 @@ async fn take_over(on: &mut PgConnection, class: i32, asker: &Asker<'_>) -> Resu
     .await?;
     let Some(row) = row else { return Ok(None) };
     let old: i32 = row.try_get(0)?;
-    let (phase, config, round): (&str, &str, Option<i32>) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+    let (phase, config, round): (&str, &str, Option<i32>) =
+        (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
     let new = NewRow {
         phase,
         config,
@@ -254,7 +265,12 @@ async fn take_over(on: &mut PgConnection, class: i32, asker: &Asker<'_>) -> Resu
 }
 
 /// Numbers a trial, writes it and locks it. The lock is there before anybody can see the row.
-async fn insert(on: &mut PgConnection, class: i32, asker: &Asker<'_>, row: &NewRow<'_>) -> Result<i32, sqlx::Error> {
+async fn insert(
+    on: &mut PgConnection,
+    class: i32,
+    asker: &Asker<'_>,
+    row: &NewRow<'_>,
+) -> Result<i32, sqlx::Error> {
     sqlx::query_as::<_, (i32, bool)>(
         "WITH next AS (UPDATE counter SET trials = trials + 1 WHERE id = 1 RETURNING trials),
          begun AS (

@@ -50,11 +50,18 @@ impl Postgres {
         let (doing, mut pace) = ("be copied", self.pace());
         let there: HashSet<i64> = known.trials.iter().copied().collect();
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
-            let query = sqlx::query_scalar::<_, i32>("SELECT number FROM trial WHERE outcome IS NOT NULL ORDER BY number");
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
+            let query = sqlx::query_scalar::<_, i32>(
+                "SELECT number FROM trial WHERE outcome IS NOT NULL ORDER BY number",
+            );
             let done = limited(query.fetch_all(&mut s.connection)).await;
             if let Some(all) = self.settle(s, done, &mut pace, doing).await? {
-                return Ok(all.into_iter().filter(|n| !there.contains(&i64::from(*n))).collect());
+                return Ok(all
+                    .into_iter()
+                    .filter(|n| !there.contains(&i64::from(*n)))
+                    .collect());
             }
         }
     }
@@ -62,7 +69,9 @@ impl Postgres {
     async fn rows(&self, which: &[i32]) -> Result<(Vec<TrialRow>, Vec<ProbeRow>), StoreError> {
         let (doing, mut pace) = ("be copied", self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
             let done = limited(read(&mut s.connection, which)).await;
             if let Some(rows) = self.settle(s, done, &mut pace, doing).await? {
                 return Ok(rows);
@@ -73,8 +82,11 @@ impl Postgres {
     async fn events_after(&self, id: i64) -> Result<Vec<EventRow>, StoreError> {
         let (doing, mut pace) = ("be copied", self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
-            let query = sqlx::query("SELECT id, at, kind, detail FROM event WHERE id > $1 ORDER BY id").bind(id);
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
+            let query =
+                sqlx::query("SELECT id, at, kind, detail FROM event WHERE id > $1 ORDER BY id").bind(id);
             let done = limited(query.fetch_all(&mut s.connection)).await;
             let done = done.and_then(|rows| rows.iter().map(event_of).collect::<Result<Vec<_>, _>>());
             if let Some(rows) = self.settle(s, done, &mut pace, doing).await? {

@@ -164,7 +164,9 @@ impl Postgres {
     pub async fn revision(&self) -> Result<[u32; 3], StoreError> {
         let (doing, mut pace) = ("be read", self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
             let query = sqlx::query(
                 "SELECT trials, (SELECT count(*) FROM trial WHERE outcome IS NULL)::int,
                     (SELECT count(*) FROM event WHERE kind = $1)::int FROM counter WHERE id = 1",
@@ -185,7 +187,9 @@ impl Postgres {
     pub async fn take_finals(&self) -> Result<bool, StoreError> {
         let (doing, mut pace) = ("be asked for its finals", self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
             if s.state.is_locked(FINALS) {
                 s.keep();
                 return Ok(true);
@@ -206,7 +210,12 @@ impl Postgres {
     }
 
     /// Why a write to a trial changed nothing.
-    async fn refusal(&self, session: &mut Session<'_>, trial: u32, what: &str) -> Result<StoreError, sqlx::Error> {
+    async fn refusal(
+        &self,
+        session: &mut Session<'_>,
+        trial: u32,
+        what: &str,
+    ) -> Result<StoreError, sqlx::Error> {
         let state = sqlx::query(
             "SELECT outcome IS NOT NULL, (SELECT count(*) FROM probe WHERE trial = t.number) FROM trial t WHERE number = $1",
         )
@@ -225,7 +234,9 @@ impl Postgres {
                     "trial {trial} was given to another worker while this one could not be seen: what it measures is left out"
                 ))
             }
-            (true, false) => StoreError::Conflict(format!("could not {what}: trial {trial} is closed already")),
+            (true, false) => {
+                StoreError::Conflict(format!("could not {what}: trial {trial} is closed already"))
+            }
             (false, _) => StoreError::Conflict(format!(
                 "could not {what}: the next probe of trial {trial} is {}",
                 row.try_get::<i64, _>(1)? + 1
@@ -280,10 +291,11 @@ impl Postgres {
         .bind(row.is_cut_off);
         let mut done = limited(query.fetch_optional(&mut s.connection)).await?.is_some();
         if !done && is_again {
-            let there =
-                sqlx::query_scalar::<_, i32>("SELECT count(*)::int FROM trial WHERE number = $1 AND outcome = $2")
-                    .bind(row.trial)
-                    .bind(row.outcome);
+            let there = sqlx::query_scalar::<_, i32>(
+                "SELECT count(*)::int FROM trial WHERE number = $1 AND outcome = $2",
+            )
+            .bind(row.trial)
+            .bind(row.outcome);
             done = limited(there.fetch_one(&mut s.connection)).await? == 1;
         }
         if done {
@@ -291,7 +303,9 @@ impl Postgres {
             return Ok(Ok(()));
         }
         let trial = cache::unsigned(row.trial)?;
-        self.refusal(s, trial, &format!("close trial {trial}")).await.map(Err)
+        self.refusal(s, trial, &format!("close trial {trial}"))
+            .await
+            .map(Err)
     }
 }
 
@@ -328,7 +342,9 @@ impl Journal for Postgres {
     async fn meta(&self) -> Result<Option<StudyMeta>, StoreError> {
         let (doing, mut pace) = ("be read", self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
             let query = sqlx::query_scalar::<_, String>("SELECT meta FROM study WHERE id = 1");
             let done = limited(query.fetch_optional(&mut s.connection)).await;
             if let Some(text) = self.settle(s, done, &mut pace, doing).await? {
@@ -343,8 +359,12 @@ impl Journal for Postgres {
         let text = json("the study", meta)?;
         let (doing, mut pace) = ("begin the study", self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
-            let query = sqlx::query("INSERT INTO study (id, meta) VALUES (1, $1) ON CONFLICT (id) DO NOTHING").bind(&text);
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
+            let query =
+                sqlx::query("INSERT INTO study (id, meta) VALUES (1, $1) ON CONFLICT (id) DO NOTHING")
+                    .bind(&text);
             let done = limited(query.execute(&mut s.connection)).await;
             match self.settle(s, done, &mut pace, doing).await? {
                 None => {}
@@ -352,7 +372,10 @@ impl Journal for Postgres {
                 // The attempt before may have arrived.
                 Some(_) if pace.is_again() && self.meta().await?.as_ref() == Some(meta) => return Ok(()),
                 Some(_) => {
-                    return Err(StoreError::Conflict(format!("{} has begun already", self.at.place)));
+                    return Err(StoreError::Conflict(format!(
+                        "{} has begun already",
+                        self.at.place
+                    )));
                 }
             }
         }
@@ -376,7 +399,9 @@ impl Journal for Postgres {
         };
         let (doing, mut pace) = (row.what(), self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, &doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, &doing).await? else {
+                continue;
+            };
             let done = self.write_probe(&mut s, &row, pace.is_again()).await;
             if let Some(written) = self.settle(s, done, &mut pace, &doing).await? {
                 return written;
@@ -401,7 +426,9 @@ impl Journal for Postgres {
         };
         let mut pace = self.pace();
         loop {
-            let Some(mut s) = self.session(&mut pace, &doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, &doing).await? else {
+                continue;
+            };
             let done = self.write_end(&mut s, &row, pace.is_again()).await;
             if let Some(written) = self.settle(s, done, &mut pace, &doing).await? {
                 return written;
@@ -412,7 +439,9 @@ impl Journal for Postgres {
     async fn trials(&self) -> Result<Vec<Trial>, StoreError> {
         let (doing, mut pace) = ("be read", self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
             let done = limited(ask::all_trials(&mut s.connection)).await;
             if let Some(trials) = self.settle(s, done, &mut pace, doing).await? {
                 return Ok(trials);
@@ -423,7 +452,9 @@ impl Journal for Postgres {
     async fn histograms(&self, trial: u32, probe: u32) -> Result<Option<Histograms>, StoreError> {
         let (doing, mut pace) = ("be read", self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
             let query = sqlx::query_scalar::<_, Option<Vec<u8>>>(
                 "SELECT histograms FROM probe WHERE trial = $1 AND number = $2",
             )
@@ -443,7 +474,9 @@ impl Journal for Postgres {
         let (doing, mut pace) = (format!("log `{kind}`"), self.pace());
         let (claim, at, text) = (self.claim(), now(), bounded(detail));
         loop {
-            let Some(mut s) = self.session(&mut pace, &doing).await? else { continue };
+            let Some(mut s) = self.session(&mut pace, &doing).await? else {
+                continue;
+            };
             let query = sqlx::query(
                 "INSERT INTO event (at, kind, detail, claim) VALUES ($1, $2, $3, $4) ON CONFLICT (claim) DO NOTHING",
             )
@@ -461,8 +494,12 @@ impl Journal for Postgres {
     async fn events(&self, kind: &str) -> Result<Vec<serde_json::Value>, StoreError> {
         let (doing, mut pace) = ("be read", self.pace());
         loop {
-            let Some(mut s) = self.session(&mut pace, doing).await? else { continue };
-            let query = sqlx::query_scalar::<_, String>("SELECT detail FROM event WHERE kind = $1 ORDER BY id").bind(kind);
+            let Some(mut s) = self.session(&mut pace, doing).await? else {
+                continue;
+            };
+            let query =
+                sqlx::query_scalar::<_, String>("SELECT detail FROM event WHERE kind = $1 ORDER BY id")
+                    .bind(kind);
             let done = limited(query.fetch_all(&mut s.connection)).await;
             if let Some(texts) = self.settle(s, done, &mut pace, doing).await? {
                 return texts

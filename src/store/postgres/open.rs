@@ -44,11 +44,12 @@ pub(super) enum Found {
 /// Looks, and refuses what is somebody else's or newer.
 pub(super) async fn inspect(on: &mut PgConnection, at: &Address) -> Result<Found, StoreError> {
     let doing = "be read";
-    let tables: Vec<String> =
-        sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = current_setting('search_path')")
-            .fetch_all(&mut *on)
-            .await
-            .map_err(|e| sentence(at, doing, &e))?;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT tablename::text FROM pg_tables WHERE schemaname = current_setting('search_path')",
+    )
+    .fetch_all(&mut *on)
+    .await
+    .map_err(|e| sentence(at, doing, &e))?;
     if tables.is_empty() {
         return Ok(Found::Unmade);
     }
@@ -88,10 +89,13 @@ pub(super) async fn make(on: &mut PgConnection, at: &Address) -> Result<(), Stor
         .await
         .map_err(said)?;
     // Small letters, digits and _ alone: `Address` sees to that.
-    sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {}", at.schema)))
-        .execute(&mut *on)
-        .await
-        .map_err(said)?;
+    sqlx::query(AssertSqlSafe(format!(
+        "CREATE SCHEMA IF NOT EXISTS {}",
+        at.schema
+    )))
+    .execute(&mut *on)
+    .await
+    .map_err(said)?;
     migrator().run(&mut *on).await.map_err(|e| match e {
         MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => sentence(at, doing, &e),
         other => StoreError::Unreadable(format!(

@@ -87,7 +87,12 @@ impl Pace {
     }
 
     /// Waits before the next attempt; the sentence for `e` when patience is used up.
-    pub(super) async fn next(&mut self, at: &Address, doing: &str, e: &sqlx::Error) -> Result<(), StoreError> {
+    pub(super) async fn next(
+        &mut self,
+        at: &Address,
+        doing: &str,
+        e: &sqlx::Error,
+    ) -> Result<(), StoreError> {
         self.tries += 1;
         if kind(e) != Kind::Away {
             return Err(sentence(at, doing, e));

@@ -68,7 +68,11 @@ impl Sqlite {
     }
 
     /// Adds trials and their probes, all or none.
-    pub(in crate::store) async fn put_trials(&self, trials: &[TrialRow], probes: &[ProbeRow]) -> Result<(), StoreError> {
+    pub(in crate::store) async fn put_trials(
+        &self,
+        trials: &[TrialRow],
+        probes: &[ProbeRow],
+    ) -> Result<(), StoreError> {
         let said = |e: sqlx::Error| self.error("take a copy", &e);
         let mut tx = self.pool.begin().await.map_err(said)?;
         for t in trials {
@@ -90,14 +94,16 @@ impl Sqlite {
             .map_err(said)?;
         }
         for p in probes {
-            sqlx::query("INSERT OR IGNORE INTO probe (trial, number, data, histograms) VALUES (?1, ?2, ?3, ?4)")
-                .bind(p.trial)
-                .bind(p.number)
-                .bind(&p.data)
-                .bind(&p.histograms)
-                .execute(&mut *tx)
-                .await
-                .map_err(said)?;
+            sqlx::query(
+                "INSERT OR IGNORE INTO probe (trial, number, data, histograms) VALUES (?1, ?2, ?3, ?4)",
+            )
+            .bind(p.trial)
+            .bind(p.number)
+            .bind(&p.data)
+            .bind(&p.histograms)
+            .execute(&mut *tx)
+            .await
+            .map_err(said)?;
         }
         tx.commit().await.map_err(said)
     }

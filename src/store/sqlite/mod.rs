@@ -17,9 +17,9 @@ use std::time::SystemTime;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqlitePool, SqliteQueryResult, SqliteSynchronous};
 
+pub(in crate::store) use self::copy::{Copied, EventRow, ProbeRow, TrialRow};
 use self::errors::{migrate_error, sql_error};
 use self::open::{BUSY, connect, inspect, make_file, make_folder, migrator, options};
-pub(in crate::store) use self::copy::{Copied, EventRow, ProbeRow, TrialRow};
 pub use self::turn::{Turn, turn};
 use super::{Journal, NewTrial, StoreError, StudyMeta, TrialEnd, histograms};
 use crate::measurement::Histograms;

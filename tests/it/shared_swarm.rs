@@ -113,7 +113,7 @@ fn twenty_workers_lose_nothing_and_double_nothing() {
     let Some(server) = server() else { return };
     let url = server.database();
     let (wanted, pause) = if is_long() {
-        (10_000, Duration::from_millis(35))
+        (10_000, Duration::from_millis(25))
     } else {
         (300, Duration::ZERO)
     };

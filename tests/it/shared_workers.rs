@@ -390,9 +390,7 @@ async fn a_killed_workers_container_is_given_back_and_its_trial_repeated() {
     let fake = FakeEngine::start();
     let id = fake.add("web", json!({}), true);
     let port = fake.container(&id).unwrap().port().unwrap();
-    let space = crate::faults_study::SPACE
-        .replace("PORT", &port.to_string())
-        .replace("trials = 1", "trials = 3");
+    let space = crate::faults_study::SPACE.replace("PORT", &port.to_string());
     tokio::task::spawn_blocking(move || {
         let fleet = Fleet::of(url, &space);
         let start = || {

@@ -12,6 +12,27 @@ use crate::store::StoreError;
 const SCHEMA: &str = "autotune";
 /// Longest name of a study in a URL.
 const MAX_NAME: usize = 40;
+/// What a URL may say besides: the client library would print a parameter that it does not know, value and all.
+const PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
 
 /// A parsed URL. Its `Debug` and its words never show user or password.
 #[derive(Clone)]
@@ -114,6 +135,16 @@ fn split_name(url: &str) -> Result<(String, Option<String>), StoreError> {
             "?study=NAME in the address of the shared study takes small letters, digits and _, at most {MAX_NAME}"
         )));
     }
+    let is_unknown = |p: &&str| {
+        let key = p.split('=').next().unwrap_or_default();
+        !PARAMETERS.contains(&key) && !key.starts_with("options[")
+    };
+    if theirs.iter().any(is_unknown) {
+        return Err(StoreError::Missing(format!(
+            "the address of the shared study has a parameter that is not known; known are study, {}",
+            PARAMETERS.join(", ")
+        )));
+    }
     let rest = match theirs.as_slice() {
         [] => base.to_owned(),
         all => format!("{base}?{}", all.join("&")),
@@ -198,6 +229,7 @@ mod tests {
             "postgres://u:hunter2@h:port/d",
             "postgres://u:hunter2@h/d?study=A-B",
             "postgres://u:hunter2@h/d?study=",
+            "postgres://u@h/d?pasword=hunter2",
         ] {
             let StoreError::Missing(said) = parse(bad).unwrap_err() else {
                 panic!("{bad}")

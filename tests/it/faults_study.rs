@@ -25,7 +25,7 @@ const HANG: Duration = Duration::from_secs(240);
 const BACK: Duration = Duration::from_secs(30);
 
 /// A study of a few seconds: today's configuration carries the most that is asked, so little is left to search.
-const SPACE: &str = r#"
+pub const SPACE: &str = r#"
 [study]
 name = "night"
 trials = 1

@@ -45,6 +45,8 @@ use door::Door;
 const LINES: usize = 256;
 /// Longest wait for the controller to take the result.
 const LAST_LINE: Duration = Duration::from_secs(10);
+/// Longest wait for a probe whose controller has just gone to end.
+const LEAVE: Duration = Duration::from_secs(2);
 /// An order must come this long before its start.
 const NOTICE: Duration = Duration::from_millis(20);
 /// A start further ahead than this is a mistake.
@@ -165,6 +167,13 @@ async fn guard(State(agent): State<Arc<Agent>>, request: Request, next: Next) ->
         );
         return No::new(StatusCode::UPGRADE_REQUIRED, why).into_response();
     }
+    let declared = text(header::CONTENT_LENGTH.as_str())
+        .parse::<usize>()
+        .unwrap_or(0);
+    if declared > MOST_ORDER {
+        let why = format!("an order has at most {} MiB", MOST_ORDER >> 20);
+        return No::new(StatusCode::PAYLOAD_TOO_LARGE, why).into_response();
+    }
     next.run(request).await
 }
 
@@ -273,7 +282,8 @@ fn allowed(url: &str, allow: &[String]) -> Result<(), No> {
 async fn probe(State(agent): State<Arc<Agent>>, body: Result<Bytes, BytesRejection>) -> Result<Response, No> {
     let (order, _): (ProbeOrder, Bytes) = order(body)?;
     let (plan, part) = check(&order, agent.options.max_rate)?;
-    let Ok(place) = Arc::clone(&agent.slot).try_acquire_owned() else {
+    let place = tokio::time::timeout(LEAVE, Arc::clone(&agent.slot).acquire_owned()).await;
+    let Ok(Ok(place)) = place else {
         let why = "it is at work on another probe; an agent has one controller at a time";
         return Err(No::new(StatusCode::CONFLICT, why));
     };

@@ -126,9 +126,7 @@ impl Choice<'_> {
             else {
                 return;
             };
-            let (at, x, _) = rest.swap_remove(best);
-            // Only the order of what is looked at may not decide: it is by distance, then by place.
-            rest.sort_unstable_by_key(|r| r.0);
+            let (at, x, _) = rest.remove(best);
             self.hold(at);
             for (_, other, nearest) in &mut rest {
                 *nearest = nearest.min(distance(&x, other));
@@ -257,11 +255,9 @@ mod tests {
         let tallies = known::tallies(&all);
         let merit = by_merit(&all, &tallies);
         assert!(merit.iter().take(40).all(|(at, _)| holds(&all[*at])), "the best");
-        let front = front(&all, &space, &merit, usize::MAX);
-        assert!(
-            front.iter().take(10).all(|at| holds(&all[*at])),
-            "the cheap and fast"
-        );
+        let front = front(&all, &space, &merit, 20);
+        assert!(front.len() >= 5, "{}", front.len());
+        assert!(front.iter().all(|at| holds(&all[*at])), "the cheap and fast");
         let failed = some.iter().filter(|k| k.fact == Fact::Failed).count();
         assert!(failed >= 5, "what failed is spread too: {failed}");
     }
@@ -294,6 +290,6 @@ mod tests {
         }
         let some = thinned(&h, 100);
         let repeats = some.iter().filter(|k| k.config == again).count();
-        assert!(repeats <= 60, "{repeats} of 100");
+        assert!(repeats <= 20, "{repeats} of 100");
     }
 }

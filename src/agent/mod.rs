@@ -127,7 +127,7 @@ pub async fn serve(
         .route("/load", post(load))
         .route("/probe", post(probe))
         .route("/stop", post(stop))
-        .fallback(async || No::new(StatusCode::NOT_FOUND, "an agent has no such path"))
+        .fallback(|| async { No::new(StatusCode::NOT_FOUND, "an agent has no such path") })
         .layer(DefaultBodyLimit::max(MOST_ORDER))
         .layer(middleware::from_fn_with_state(Arc::clone(&agent), guard))
         .with_state(agent);

@@ -45,7 +45,6 @@ const STOP_AHEAD: Duration = Duration::from_millis(250);
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// The agents of a study, and the load that they are given.
-#[derive(Debug)]
 pub struct Fleet {
     agents: Vec<Address>,
     key: Key,
@@ -54,6 +53,15 @@ pub struct Fleet {
     digest: String,
     /// Counts nanoseconds of the own clock.
     epoch: Instant,
+}
+
+/// The load holds headers, which may be secrets.
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet")
+            .field("agents", &self.agents)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An agent that would begin.

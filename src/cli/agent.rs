@@ -119,7 +119,13 @@ impl AgentFlags {
 pub async fn run(args: &AgentArgs, json: bool, quiet: bool) -> anyhow::Result<u8> {
     let options = AgentOptions {
         token: token(&args.token_file)?,
-        allow: args.allow.clone(),
+        // An empty variable of a stack file names no host.
+        allow: args
+            .allow
+            .iter()
+            .filter(|host| !host.is_empty())
+            .cloned()
+            .collect(),
         max_rate: args.max_rate,
         connections: args.connections,
         cpu: args.cpu,

@@ -162,6 +162,32 @@ fn pin_to(cpu: usize) -> Result<(), LoadError> {
     })
 }
 
+/// How the window is to end before its time.
+enum Ending {
+    No,
+    Now(String),
+    /// At this time, which is still to come.
+    At(u64, String),
+}
+
+/// What is wanted from outside at `now`. Generators that share a probe are told a place of the schedule at which all of them
+/// end; where that has passed the window ends now. An end that was `agreed` on already stays.
+fn ending(core: &Core, stop: &Stop, now: u64, agreed: bool) -> io::Result<Ending> {
+    Ok(match stop.wanted() {
+        Some(Wanted::All) => return Err(io::Error::other("stopped")),
+        Some(Wanted::Window(why, offset)) if !agreed => {
+            let ledger = &mut core.state().ledger;
+            match offset.map(|o| ledger.begin().saturating_add(o)) {
+                Some(at) if at > now && ledger.shorten(at) => Ending::At(at, why),
+                // The window ends before that by itself.
+                Some(at) if at > now => Ending::No,
+                _ => Ending::Now(why),
+            }
+        }
+        Some(Wanted::Window(..)) | None => Ending::No,
+    })
+}
+
 /// Offers the schedule, closes bins, and waits for what is in flight.
 async fn pace(
     core: &Arc<Core>,
@@ -206,31 +232,19 @@ async fn pace(
             if next > now || next >= end {
                 tell(&mut s.ledger, now, events);
             }
-            for close in [s.ledger.next_close(), s.ledger.next_interval()]
-                .into_iter()
-                .flatten()
-            {
-                wake = wake.min(close);
-            }
+            let closes = [s.ledger.next_close(), s.ledger.next_interval()];
+            wake = closes.into_iter().flatten().fold(wake, u64::min);
         }
-        match stop.wanted() {
-            Some(Wanted::All) => return Err(io::Error::other("stopped")),
-            Some(Wanted::Window(why, offset)) if reason.is_none() => {
-                match offset.map(|o| begin.saturating_add(o)).filter(|at| *at > now) {
-                    None => {
-                        reason = Some(why);
-                        break;
-                    }
-                    // Generators that share a probe end it at the same place of the schedule.
-                    Some(at) if core.state().ledger.shorten(at) => {
-                        reason = Some(why);
-                        end = at;
-                        continue;
-                    }
-                    Some(_) => {}
-                }
+        match ending(core, stop, now, reason.is_some())? {
+            Ending::No => {}
+            Ending::Now(why) => {
+                reason = Some(why);
+                break;
             }
-            Some(Wanted::Window(..)) | None => {}
+            Ending::At(at, why) => {
+                (end, reason) = (at, Some(why));
+                continue;
+            }
         }
         if now >= end && next >= end {
             break;

@@ -253,7 +253,9 @@ fn health(parts: &[PartDone], idle_ms: Option<f64>) -> GeneratorHealth {
         let mut say = |what: String| all.agent_trouble.push(format!("agent {}: {what}", p.agent));
         // A part may have no arrival in a short window at a low rate.
         if m.scheduled > 0 {
-            generator_verdict(m, idle_ms).into_iter().for_each(&mut say);
+            generator_verdict(m, idle_ms.or(p.first_ms))
+                .into_iter()
+                .for_each(&mut say);
         }
         if p.clock_error_ms > CLOCK_LIMIT_MS {
             say(format!(

@@ -17,7 +17,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -138,11 +138,17 @@ pub async fn serve(
     }
 }
 
-/// The token, then the version; before a body is read.
 async fn guard(State(agent): State<Arc<Agent>>, request: Request, next: Next) -> Response {
+    match refused(&agent, request.headers()) {
+        Some(no) => no.into_response(),
+        None => next.run(request).await,
+    }
+}
+
+/// The token, then the version, then the length; before a body is read.
+fn refused(agent: &Agent, headers: &HeaderMap) -> Option<No> {
     let text = |name: &str| {
-        request
-            .headers()
+        headers
             .get(name)
             .and_then(|v| v.to_str().ok())
             .unwrap_or_default()
@@ -152,7 +158,7 @@ async fn guard(State(agent): State<Arc<Agent>>, request: Request, next: Next) ->
     let digest: [u8; 32] = Sha256::digest(shown).into();
     if !bool::from(digest.ct_eq(&agent.token)) {
         let why = "the token is not this agent's: `agent_token_file` must hold what its --token-file holds";
-        return No::new(StatusCode::UNAUTHORIZED, why).into_response();
+        return Some(No::new(StatusCode::UNAUTHORIZED, why));
     }
     let version = text(VERSION_HEADER);
     if version != VERSION.to_string() {
@@ -165,16 +171,15 @@ async fn guard(State(agent): State<Arc<Agent>>, request: Request, next: Next) ->
                 .take(20)
                 .collect::<String>(),
         );
-        return No::new(StatusCode::UPGRADE_REQUIRED, why).into_response();
+        return Some(No::new(StatusCode::UPGRADE_REQUIRED, why));
     }
     let declared = text(header::CONTENT_LENGTH.as_str())
         .parse::<usize>()
         .unwrap_or(0);
-    if declared > MOST_ORDER {
+    (declared > MOST_ORDER).then(|| {
         let why = format!("an order has at most {} MiB", MOST_ORDER >> 20);
-        return No::new(StatusCode::PAYLOAD_TOO_LARGE, why).into_response();
-    }
-    next.run(request).await
+        No::new(StatusCode::PAYLOAD_TOO_LARGE, why)
+    })
 }
 
 async fn hello(State(agent): State<Arc<Agent>>) -> Json<Hello> {

@@ -183,6 +183,8 @@ mod tests {
     use super::super::conformance::spaces;
     use super::super::field::Field;
     use super::super::known;
+    use super::super::model::Model;
+    use super::super::recommend::recommend_from;
     use super::*;
     use crate::trial::{History, Observation, Seen, TrialPhase};
 
@@ -260,6 +262,26 @@ mod tests {
         assert!(front.iter().all(|at| holds(&all[*at])), "the cheap and fast");
         let failed = some.iter().filter(|k| k.fact == Fact::Failed).count();
         assert!(failed >= 5, "what failed is spread too: {failed}");
+    }
+
+    /// Breaks when the model of few no longer holds what would be recommended.
+    #[test]
+    fn a_model_of_few_of_many_recommends_among_the_best() {
+        let (h, space) = (history(600), spaces::pool());
+        let model = Model::of_at_most(80, &space, &h);
+        assert_eq!(model.known.len(), 80);
+        assert!(model.tallies.len() > 500, "counted from all");
+        let fastest = recommend_from(&model, &space, None).unwrap().fastest;
+        let best = h.iter().filter_map(|o| match o.seen {
+            Seen::Rate { rps, .. } => Some(rps),
+            _ => None,
+        });
+        let best = best.fold(0.0, f64::max);
+        let measured = h.iter().find(|o| o.config == fastest.config).unwrap().seen;
+        let (Seen::Rate { rps, .. } | Seen::AtLeast(rps)) = measured else {
+            panic!("{measured:?}")
+        };
+        assert!(rps > 0.9 * best, "{rps} of {best}");
     }
 
     #[test]

@@ -267,10 +267,12 @@ mod tests {
     /// Breaks when the model of few no longer holds what would be recommended.
     #[test]
     fn a_model_of_few_of_many_recommends_among_the_best() {
-        let (h, space) = (history(600), spaces::pool());
+        let (mut h, space) = (history(600), spaces::pool());
+        // A bound may rightly be believed to lie far above itself: rates and failures only.
+        h.retain(|o| matches!(o.seen, Seen::Rate { .. } | Seen::Failed));
         let model = Model::of_at_most(80, &space, &h);
         assert_eq!(model.known.len(), 80);
-        assert!(model.tallies.len() > 500, "counted from all");
+        assert_eq!(model.tallies.len(), h.len(), "counted from all");
         let fastest = recommend_from(&model, &space, None).unwrap().fastest;
         let best = h.iter().filter_map(|o| match o.seen {
             Seen::Rate { rps, .. } => Some(rps),
@@ -278,7 +280,7 @@ mod tests {
         });
         let best = best.fold(0.0, f64::max);
         let measured = h.iter().find(|o| o.config == fastest.config).unwrap().seen;
-        let (Seen::Rate { rps, .. } | Seen::AtLeast(rps)) = measured else {
+        let Seen::Rate { rps, .. } = measured else {
             panic!("{measured:?}")
         };
         assert!(rps > 0.9 * best, "{rps} of {best}");

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
+use hdrhistogram::Histogram;
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
@@ -388,6 +389,9 @@ fn millis(ns: u64) -> f64 {
     ns as f64 / 1e6
 }
 
+/// What a part told in the end: its measurement, its send lag, its first service time.
+type Told = (Measurement, Histogram<u64>, Option<f64>);
+
 /// A probe under way.
 struct Run<'a> {
     fleet: &'a Fleet,
@@ -398,7 +402,7 @@ struct Run<'a> {
     /// Seconds that not all parts have told, by number.
     seconds: BTreeMap<u64, Vec<Interval>>,
     next_second: u64,
-    done: Vec<Option<(Measurement, hdrhistogram::Histogram<u64>, Option<f64>)>>,
+    done: Vec<Option<Told>>,
     /// When each was last heard of.
     heard: Vec<Instant>,
     stopping: bool,

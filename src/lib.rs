@@ -5,10 +5,11 @@
 //! 1. [`units`], [`space`], [`expr`], [`spec`]: what is asked.
 //! 2. [`measurement`], [`slo`], [`trial`]: what was measured.
 //! 3. [`capacity`], [`optimizer`], [`finals`], [`smoke`], [`diagnosis`], [`noise`], [`report`]: decisions and renderings, pure functions of it.
-//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`lock`], [`guardian`]: effects, each owning one outside thing.
+//! 4. [`sut`], [`load`], [`telemetry`], [`store`], [`results`], [`lock`], [`guardian`], [`agent`]: effects, each owning one outside thing.
 //! 5. [`agenda`], [`probing`], [`study`], [`event`], [`console`], [`serve`], [`cli`]: the drivers that call them.
 
 pub mod agenda;
+pub mod agent;
 pub mod capacity;
 pub mod cli;
 pub mod console;

@@ -243,6 +243,30 @@ pub struct GeneratorHealth {
     /// Most connections.
     #[serde(default)]
     pub connections: u32,
+    /// Each generator's part, where several drove the probe together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<AgentPart>,
+    /// What was wrong with one of several generators, its name first. Any of these voids the probe.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agent_trouble: Vec<String>,
+}
+
+/// How one of several generators fared.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct AgentPart {
+    /// Its address, as the space file has it.
+    pub agent: String,
+    /// Arrivals of its part of the schedule within the window.
+    pub scheduled: u64,
+    /// Of these, sent by its end.
+    pub sent: u64,
+    /// How far its clock may have been from the controller's at any time of the probe, milliseconds: half of the shortest round
+    /// trip, and by how much the offset had moved afterwards.
+    pub clock_error_ms: f64,
+    /// 99th percentile of its send lag, milliseconds.
+    pub send_lag_ms_p99: f64,
+    /// CPU time of its thread over what that may use, 0..=1.
+    pub cpu_ratio: f64,
 }
 
 /// Largest share of arrivals that the generator may shed.
@@ -272,6 +296,10 @@ const IDLE_FACTOR: f64 = 1.5;
 pub fn generator_verdict(m: &Measurement, idle_service_ms: Option<f64>) -> Vec<String> {
     let g = &m.generator;
     let mut reasons = Vec::new();
+    if !g.agent_trouble.is_empty() {
+        // Each generator was judged by these rules on its own part.
+        return g.agent_trouble.clone();
+    }
     if m.scheduled == 0 {
         return vec!["no request was due in the window: make it longer or the rate higher".into()];
     }
@@ -585,6 +613,15 @@ mod tests {
             );
             assert_eq!(generator_verdict(&fine, None), Vec::<String>::new(), "{word}");
         }
+    }
+
+    #[test]
+    fn trouble_of_one_of_several_generators_voids_and_says_whose() {
+        let mut m = healthy();
+        m.generator.agent_trouble = vec!["agent b:1: the connection was lost".into()];
+        assert_eq!(generator_verdict(&m, None), m.generator.agent_trouble);
+        m.scheduled = 0;
+        assert_eq!(generator_verdict(&m, None), m.generator.agent_trouble);
     }
 
     #[test]

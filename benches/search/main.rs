@@ -42,7 +42,7 @@ parts (all without any):
   noise     ours at 8 % noise
   cost      cheapest mode after 60 trials
   finals    A/A, power and flat services by simulation
-  times     seconds of an ask at 50, 200 and 500 trials
+  times     seconds of an ask at 50, 200, 500, 2,000 and 10,000 trials
 ";
 
 fn main() {
@@ -104,6 +104,6 @@ fn main() {
         finals::table(options.only.as_deref());
     }
     if wanted("times") {
-        times::table();
+        times::table(options.only.as_deref());
     }
 }

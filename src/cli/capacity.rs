@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
+use super::agent::AgentFlags;
 use super::load::{coded, duration, header, print, read_body, split_url};
 use crate::capacity::{Capacity, CapacityVerdict, Plan, ProbePhase, ProbePlan};
 use crate::exit::{self, ExitError};
@@ -103,6 +104,8 @@ pub struct CapacityArgs {
         value_delimiter = ','
     )]
     allow_remote: Vec<String>,
+    #[command(flatten)]
+    agents: AgentFlags,
 }
 
 /// Runs it: a line a probe to stderr, the answer to stdout.
@@ -190,6 +193,7 @@ impl CapacityArgs {
             cpu: self.cpu,
             keep_alive: true,
             allow_remote: self.allow_remote.clone(),
+            agents: self.agents.spec()?,
         };
         Ok((spec, split.into_iter().map(|s| s.0).collect()))
     }

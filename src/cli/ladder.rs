@@ -236,6 +236,7 @@ impl LadderArgs {
             cpu: None,
             keep_alive: true,
             allow_remote: self.allow_remote.clone(),
+            agents: crate::spec::AgentsSpec::default(),
         };
         Ok((spec, split.into_iter().map(|s| s.0).collect(), self.slo(None)))
     }

@@ -13,9 +13,12 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use serde_json::json;
 
+use super::agent::AgentFlags;
 use crate::capacity::{ProbePhase, ProbePlan};
 use crate::exit::{self, ExitError};
-use crate::load::{CalibrationRow, Generator, Interval, LoadError, NullOptions, NullServer, calibrate};
+use crate::load::{
+    AgentFault, CalibrationRow, Generator, Interval, LoadError, NullOptions, NullServer, calibrate,
+};
 use crate::measurement::{Bin, Measurement, Quantiles, generator_verdict};
 use crate::spec::{Arrivals, LoadSpec, RequestSpec};
 use crate::units::{Rps, parse_duration, show_duration};
@@ -88,6 +91,8 @@ pub struct LoadArgs {
         value_delimiter = ','
     )]
     allow_remote: Vec<String>,
+    #[command(flatten)]
+    agents: AgentFlags,
     /// Write latencies second by second in HdrHistogram's interval log format.
     #[arg(long, value_name = "FILE.hlog", env = "AUTOTUNE_HISTOGRAM")]
     histogram: Option<PathBuf>,
@@ -226,6 +231,7 @@ impl LoadArgs {
             cpu: self.cpu,
             keep_alive: !self.no_keep_alive,
             allow_remote: self.allow_remote.clone(),
+            agents: self.agents.spec()?,
         };
         Ok((spec, bases))
     }
@@ -277,6 +283,10 @@ pub(super) fn coded(e: &LoadError) -> anyhow::Error {
     let code = match e {
         LoadError::Url { .. } | LoadError::Request(_) | LoadError::Cpu { .. } => exit::USAGE,
         LoadError::Resolve { .. } | LoadError::Unreachable { .. } => exit::UNAVAILABLE,
+        LoadError::Agent { fault, .. } => match fault {
+            AgentFault::Unavailable | AgentFault::Version => exit::UNAVAILABLE,
+            AgentFault::Refused => exit::PERMISSION,
+        },
         LoadError::Remote { .. } => exit::PERMISSION,
         LoadError::Tls(_) | LoadError::Engine(_) => exit::IO,
         LoadError::Died => exit::SOFTWARE,
@@ -441,6 +451,7 @@ fn measurement_json(m: &Measurement, reasons: &[String]) -> anyhow::Result<Strin
         "reasons": reasons,
         "seconds": m.window_s,
         "by_endpoint": m.by_endpoint,
+        "agents": g.agents,
         "generator": {
             "cpu_ratio": g.cpu_ratio,
             "cpu_wait_ratio": g.cpu_wait_ratio,

@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, progress and errors to stderr; the exit codes are those of `exit`.
 
+pub mod agent;
 pub mod ask;
 pub mod capacity;
 pub mod check;
@@ -70,6 +71,8 @@ enum Command {
     Load(load::LoadArgs),
     /// The highest sustainable rate of what runs at a URL now.
     Capacity(capacity::CapacityArgs),
+    /// A generator for others: sends its share of a probe that a controller divides between several machines.
+    Agent(agent::AgentArgs),
     /// Fixed steps of load on what runs at a URL now: rates, and closed-loop users.
     Ladder(ladder::LadderArgs),
     /// The next config to try, for those who deploy and measure with their own tools.
@@ -161,6 +164,7 @@ async fn execute(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Load(args) => load::run(&args, global.json, global.quiet).await,
         Command::Capacity(args) => Box::pin(capacity::run(&args, global.json, global.quiet)).await,
         Command::Ladder(args) => Box::pin(ladder::run(&args, global.json, global.quiet)).await,
+        Command::Agent(args) => agent::run(&args, global.json, global.quiet).await,
         Command::Ask(args) => ask::run(&args, global).await,
         Command::Tell(args) => tell::run(&args, global).await,
         Command::Recommend(args) => recommend::run(&args, global).await,

@@ -99,5 +99,6 @@ fn spec(cpu: Option<usize>) -> LoadSpec {
         cpu,
         keep_alive: true,
         allow_remote: Vec::new(),
+        agents: crate::spec::AgentsSpec::default(),
     }
 }

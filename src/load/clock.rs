@@ -37,6 +37,11 @@ impl Clock {
         Self { base: Instant::now() }
     }
 
+    /// The time of `instant` on this clock; 0 where it lies before the clock was made.
+    pub(super) fn at(&self, instant: Instant) -> u64 {
+        as_nanos(instant.saturating_duration_since(self.base))
+    }
+
     /// Nanoseconds since the start; 584 years fit.
     #[allow(clippy::cast_possible_truncation)]
     pub(super) fn now(&self) -> u64 {

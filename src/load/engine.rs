@@ -6,8 +6,9 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -35,15 +36,39 @@ pub(super) struct Order {
     pub(super) seed: u64,
     /// Whether histograms are wanted second by second.
     pub(super) intervals: bool,
+    /// Whether the histogram of each bin is told.
+    pub(super) bin_histograms: bool,
+    /// This generator's share.
+    pub(super) part: Part,
+    /// When the lead-in begins; as soon as everything is set up where nobody says.
+    pub(super) start: Option<Instant>,
+}
+
+impl Order {
+    /// What this generator sends of the rate.
+    pub(super) fn own_rate(&self) -> Rps {
+        Rps::saturating(self.rate.get() / f64::from(self.part.of.max(1)))
+    }
+}
+
+/// What a probe left.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) measurement: Measurement,
+    /// Service time of the first answers, milliseconds, where there were enough.
+    pub(super) first_ms: Option<f64>,
+    /// Send lag, microseconds.
+    pub(super) lag: Histogram<u64>,
 }
 
 /// What the engine tells while it runs.
 #[derive(Debug)]
 pub(super) enum Event {
+    /// Number and latencies of the bin that is told next.
+    Latency(usize, Box<Histogram<u64>>),
     Bin(Bin),
     Interval(Interval),
-    /// With the service time of the first answers, where there were enough.
-    Done(Result<Box<(Measurement, Option<f64>)>, LoadError>),
+    Done(Result<Box<Finished>, LoadError>),
 }
 
 /// How the engine is stopped from outside.
@@ -55,16 +80,16 @@ pub(super) struct Stop {
 
 #[derive(Debug, Clone)]
 enum Wanted {
-    /// End the window, then drain.
-    Window(String),
+    /// End the window, then drain: at once, or so many nanoseconds after its begin.
+    Window(String, Option<u64>),
     /// Leave everything.
     All,
 }
 
 impl Stop {
-    /// Ends the window early.
-    pub(super) fn end_window(&self, reason: String) {
-        self.want(Wanted::Window(reason));
+    /// Ends the window early: now, or at `offset` from its begin where that is still to come.
+    pub(super) fn end_window(&self, reason: String, offset: Option<Duration>) {
+        self.want(Wanted::Window(reason, offset.map(as_nanos)));
     }
 
     /// Stops at once.
@@ -94,7 +119,7 @@ fn run_here(
     order: Order,
     stop: &Stop,
     events: &UnboundedSender<Event>,
-) -> Result<(Measurement, Option<f64>), LoadError> {
+) -> Result<Finished, LoadError> {
     if let Some(cpu) = setup.cpu {
         pin_to(cpu)?;
     }
@@ -137,6 +162,32 @@ fn pin_to(cpu: usize) -> Result<(), LoadError> {
     })
 }
 
+/// How the window is to end before its time.
+enum Ending {
+    No,
+    Now(String),
+    /// At this time, which is still to come.
+    At(u64, String),
+}
+
+/// What is wanted from outside at `now`. Generators that share a probe are told a place of the schedule at which all of them
+/// end; where that has passed the window ends now. An end that was `agreed` on already stays.
+fn ending(core: &Core, stop: &Stop, now: u64, agreed: bool) -> io::Result<Ending> {
+    Ok(match stop.wanted() {
+        Some(Wanted::All) => return Err(io::Error::other("stopped")),
+        Some(Wanted::Window(why, offset)) if !agreed => {
+            let ledger = &mut core.state().ledger;
+            match offset.map(|o| ledger.begin().saturating_add(o)) {
+                Some(at) if at > now && ledger.shorten(at) => Ending::At(at, why),
+                // The window ends before that by itself.
+                Some(at) if at > now => Ending::No,
+                _ => Ending::Now(why),
+            }
+        }
+        Some(Wanted::Window(..)) | None => Ending::No,
+    })
+}
+
 /// Offers the schedule, closes bins, and waits for what is in flight.
 async fn pace(
     core: &Arc<Core>,
@@ -144,14 +195,14 @@ async fn pace(
     timer: &Timer,
     stop: &Stop,
     events: &UnboundedSender<Event>,
-) -> io::Result<(Measurement, Option<f64>)> {
+) -> io::Result<Finished> {
     let window = as_nanos(order.window).max(1);
     let begin = core.state().ledger.begin();
-    let end = begin.saturating_add(window);
+    let mut end = begin.saturating_add(window);
     let start = begin - as_nanos(order.lead_in);
-    let slack = as_nanos(slack(order.rate));
-    let mut schedule = Schedule::new(order.rate, core.setup.arrivals, order.seed, Part::WHOLE);
-    let mut picks = Picks::new(&core.setup.mix, order.seed);
+    let slack = as_nanos(slack(order.own_rate()));
+    let mut schedule = Schedule::new(order.rate, core.setup.arrivals, order.seed, order.part);
+    let mut picks = Picks::of_part(&core.setup.mix, order.seed, order.part);
     let mut next = start + schedule.next_offset();
     let mut before: Option<Reading> = None;
     let mut reason = None;
@@ -181,20 +232,19 @@ async fn pace(
             if next > now || next >= end {
                 tell(&mut s.ledger, now, events);
             }
-            for close in [s.ledger.next_close(), s.ledger.next_interval()]
-                .into_iter()
-                .flatten()
-            {
-                wake = wake.min(close);
-            }
+            let closes = [s.ledger.next_close(), s.ledger.next_interval()];
+            wake = closes.into_iter().flatten().fold(wake, u64::min);
         }
-        match stop.wanted() {
-            Some(Wanted::All) => return Err(io::Error::other("stopped")),
-            Some(Wanted::Window(why)) => {
+        match ending(core, stop, now, reason.is_some())? {
+            Ending::No => {}
+            Ending::Now(why) => {
                 reason = Some(why);
                 break;
             }
-            None => {}
+            Ending::At(at, why) => {
+                (end, reason) = (at, Some(why));
+                continue;
+            }
         }
         if now >= end && next >= end {
             break;
@@ -215,6 +265,9 @@ async fn pace(
 /// Tells what is complete at `now`. When nobody listens any more, the stop is on its way.
 fn tell(ledger: &mut Ledger, now: u64, events: &UnboundedSender<Event>) {
     while let Some(bin) = ledger.close_bin(now) {
+        if let Some((at, latency)) = ledger.closed_latency() {
+            let _ = events.send(Event::Latency(at, Box::new(latency)));
+        }
         let _ = events.send(Event::Bin(bin));
     }
     while let Some(interval) = ledger.take_interval(now) {
@@ -230,7 +283,7 @@ async fn finish(
     stop: &Stop,
     events: &UnboundedSender<Event>,
     (before, reason): (Option<Reading>, Option<String>),
-) -> io::Result<(Measurement, Option<f64>)> {
+) -> io::Result<Finished> {
     let over = core.clock.now();
     let mut health = GeneratorHealth {
         timeout_s: core.setup.timeout.as_secs_f64(),
@@ -261,7 +314,11 @@ async fn finish(
     let mut m = s.ledger.close(order.rate, &names, health);
     m.drained_s = drained_s;
     m.stopped_early = reason;
-    Ok((m, s.ledger.first_service_ms()))
+    Ok(Finished {
+        measurement: m,
+        first_ms: s.ledger.first_service_ms(),
+        lag: s.ledger.lag().clone(),
+    })
 }
 
 /// Waits until nothing is in flight; false when that was not so by `deadline`.

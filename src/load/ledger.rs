@@ -71,7 +71,7 @@ impl Frame {
     }
 
     /// First nanosecond of bin `index`: the smallest that `bin_of` puts there.
-    fn start_of(&self, index: usize) -> u64 {
+    pub(super) fn start_of(&self, index: usize) -> u64 {
         let width = u128::from(self.end - self.begin);
         let offset = (index as u128 * width).div_ceil(u128::from(self.bins));
         self.begin + u64::try_from(offset).unwrap_or(u64::MAX)
@@ -121,6 +121,8 @@ pub(super) struct Ledger {
     intervals: Option<[Filling; 2]>,
     /// Intervals handed over.
     handed: u64,
+    /// Whether the histograms of closed bins are wanted.
+    bin_histograms: bool,
 }
 
 /// The books could not be opened: the histogram's bounds are wrong.
@@ -157,6 +159,7 @@ impl Ledger {
             longest_us,
             intervals: None,
             handed: 0,
+            bin_histograms: false,
         })
     }
 
@@ -286,6 +289,33 @@ impl Ledger {
         // Of the three, the one before the closed bin's is free for the bin after the next.
         self.recent[(at + 2) % 3].reset();
         self.bins().nth(at)
+    }
+
+    /// From now on tells the histograms of closed bins.
+    pub(super) fn keep_bin_histograms(&mut self) {
+        self.bin_histograms = true;
+    }
+
+    /// Number and latencies of the bin that was closed last, where they are wanted.
+    pub(super) fn closed_latency(&self) -> Option<(usize, Histogram<u64>)> {
+        let at = self.open.checked_sub(1).filter(|_| self.bin_histograms)?;
+        Some((at, self.recent.get(at % 3)?.clone()))
+    }
+
+    /// How late the generator was, request by request, microseconds.
+    pub(super) fn lag(&self) -> &Histogram<u64> {
+        &self.lag
+    }
+
+    /// Lets the window end at `at`, which is still to come: nothing due or ended from there on has been entered. False where
+    /// it ends before that anyway, or a bin was closed that begins later.
+    pub(super) fn shorten(&mut self, at: u64) -> bool {
+        if at >= self.end || at <= self.frame.begin || self.frame.bin_of(at - 1) < self.open {
+            return false;
+        }
+        self.end = at;
+        self.rows.truncate(self.frame.bin_of(at - 1) + 1);
+        true
     }
 
     /// From now on keeps histograms second by second.

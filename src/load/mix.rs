@@ -16,6 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use super::LoadError;
 use super::classify;
 use super::endpoint::Endpoint;
+use super::schedule::Part;
 use crate::spec::{LoadSpec, RequestSpec, VarSource};
 
 /// 2^64 / golden ratio, odd.
@@ -130,25 +131,41 @@ pub(super) struct Picks {
     weyl: u64,
     next: u64,
     has_vars: bool,
+    /// Arrivals of other generators before the next own one.
+    skip: u64,
+    /// The same between two own ones.
+    others: u64,
 }
 
 impl Picks {
+    /// The whole sequence.
     pub(super) fn new(mix: &Mix, seed: u64) -> Self {
+        Self::of_part(mix, seed, Part::WHOLE)
+    }
+
+    /// What the arrivals of `part` send, of the same sequence as all parts.
+    pub(super) fn of_part(mix: &Mix, seed: u64, part: Part) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         Self {
             weyl: random.next_u64(),
             random,
             next: 0,
             has_vars: !mix.vars.is_empty(),
+            skip: u64::from(part.index),
+            others: u64::from(part.of.saturating_sub(1)),
         }
     }
 
     /// What the next arrival sends.
     pub(super) fn next(&mut self, mix: &Mix) -> Pick {
-        let number = self.next;
-        self.next += 1;
-        self.weyl = self.weyl.wrapping_add(WEYL);
-        let draw = if self.has_vars { self.random.next_u64() } else { 0 };
+        self.weyl = self.weyl.wrapping_add(WEYL.wrapping_mul(self.skip + 1));
+        let number = self.next + self.skip;
+        let mut draw = 0;
+        for _ in 0..if self.has_vars { self.skip + 1 } else { 0 } {
+            draw = self.random.next_u64();
+        }
+        self.next = number + 1;
+        self.skip = self.others;
         Pick {
             number,
             kind: mix.kind_at(self.weyl),
@@ -547,6 +564,7 @@ mod tests {
             cpu: None,
             keep_alive: true,
             allow_remote: vec![],
+            agents: crate::spec::AgentsSpec::default(),
         }
     }
 
@@ -683,6 +701,23 @@ mod tests {
     }
 
     proptest! {
+        /// Each part sends what the whole sends at its arrivals, variables included.
+        #[test]
+        fn parts_send_the_same_requests(of in 1_u32..6, seed: u64, vars: bool) {
+            let var = [("v", VarSource::Range(1, 1_000_000))];
+            let path = if vars { "/{v}" } else { "/" };
+            let mix = Mix::prepare(
+                &spec(vec![request(1.0, path), request(2.0, "/b")], if vars { &var } else { &[] }),
+                &endpoints(),
+            )
+            .unwrap();
+            let mut whole = Picks::new(&mix, seed);
+            let mut parts: Vec<Picks> = (0..of).map(|index| Picks::of_part(&mix, seed, Part { index, of })).collect();
+            for k in 0..60 {
+                prop_assert_eq!(whole.next(&mix), parts[k % of as usize].next(&mix));
+            }
+        }
+
         /// Any stretch of 1,000 arrivals holds each request's share within a handful: far closer than independent draws.
         #[test]
         fn every_stretch_holds_the_shares(weights in prop::collection::vec(0.01_f64..10.0, 1..6), seed: u64) {

@@ -6,9 +6,10 @@
 //! probe tells more about it than about the service.
 //!
 //! Reading order: `schedule` (when), `mix` (what), `engine` (one probe), `pool` and `carrier` (its connections), `link` (one exchange), `answer` (HTTP), `classify` (how it ended),
-//! `ledger` (the counts), `clock` and `health` (this machine), `null` and `calibrate` (what the machine can drive), `users` (closed loop, for comparison). Deliberately not here: whether a rate is sustainable, which
+//! `ledger` (the counts), `clock` and `health` (this machine), `null` and `calibrate` (what the machine can drive), `users` (closed loop, for comparison), `share` and `agents` (one probe from several machines). Deliberately not here: whether a rate is sustainable, which
 //! rate comes next, retries of failed requests, redirects, cookies, HTTP/2.
 
+pub(crate) mod agents;
 mod answer;
 mod calibrate;
 mod carrier;
@@ -24,6 +25,7 @@ mod mix;
 mod null;
 mod pool;
 pub mod schedule;
+mod share;
 mod users;
 
 use std::net::IpAddr;
@@ -35,9 +37,10 @@ use std::time::{Duration, Instant};
 use crate::capacity::ProbePlan;
 use crate::measurement::{Bin, Measurement, OutcomeClass};
 use crate::spec::LoadSpec;
+pub use agents::{AgentFault, Fleet};
 pub use calibrate::{CalibrationRow, calibrate};
 use endpoint::Endpoint;
-use engine::{Event, Order, Stop};
+use engine::{Event, Finished, Order, Stop};
 pub use interval::Interval;
 use link::Link;
 #[cfg(fuzzing)]
@@ -45,6 +48,8 @@ pub use link::check as check_answer;
 use mix::{Mix, Pick, Picks};
 pub use null::{NullOptions, NullServer};
 use pool::Setup;
+use schedule::Part;
+pub use share::{Brake, Progress, Share, ShareResult};
 pub use users::{MOST_USERS, UsersPlan};
 
 /// Longest wait for a connection before the first probe.
@@ -103,6 +108,16 @@ pub enum LoadError {
         /// What the connection said.
         why: String,
     },
+    /// A generator on another machine cannot be used.
+    #[error("agent {agent}: {why}")]
+    Agent {
+        /// Its address, as given.
+        agent: String,
+        /// What kind of trouble.
+        fault: AgentFault,
+        /// What happened and what to do.
+        why: String,
+    },
     /// Thread, timer or runtime.
     #[error("the load engine cannot run: {0}")]
     Engine(#[source] std::io::Error),
@@ -138,6 +153,8 @@ pub struct SampleRow {
 #[derive(Debug)]
 pub struct Generator {
     setup: Arc<Setup>,
+    /// The machines that drive the probes in this one's place, where the spec names any.
+    fleet: Option<Fleet>,
     seed: u64,
     /// Probes driven so far: each has its own stream of the seed.
     probes: AtomicU64,
@@ -172,6 +189,7 @@ impl Generator {
             false => None,
         };
         Ok(Self {
+            fleet: Fleet::open(spec, base_urls)?,
             setup: Arc::new(Setup {
                 mix: Mix::prepare(spec, &endpoints)?,
                 endpoints,
@@ -214,52 +232,73 @@ impl Generator {
         mut log: Option<&mut (dyn FnMut(&Interval) + Send)>,
     ) -> Result<Measurement, LoadError> {
         let number = self.probes.fetch_add(1, Ordering::Relaxed);
+        let seed = self.seed.wrapping_add(number);
+        if let Some(fleet) = &self.fleet {
+            let (mut measurement, first_ms) = fleet.drive(plan, seed, watch, log).await?;
+            self.remember(&mut measurement, first_ms);
+            return Ok(measurement);
+        }
         let order = Order {
             rate: plan.rate,
             lead_in: plan.lead_in,
             window: plan.window,
             drain: plan.drain,
-            seed: self.seed.wrapping_add(number),
+            seed,
             intervals: log.is_some(),
+            bin_histograms: false,
+            part: Part::WHOLE,
+            start: None,
         };
+        let stop = Arc::new(Stop::default());
+        let mut stopping = false;
+        let mut hear = |event| match event {
+            Event::Bin(bin) if !stopping => {
+                if let ControlFlow::Break(reason) = watch(&bin) {
+                    stop.end_window(reason, None);
+                    stopping = true;
+                }
+            }
+            Event::Interval(interval) => {
+                if let Some(log) = &mut log {
+                    log(&interval);
+                }
+            }
+            Event::Bin(_) | Event::Latency(..) | Event::Done(_) => {}
+        };
+        let mut done = self.run(order, Arc::clone(&stop), &mut hear).await?;
+        self.remember(&mut done.measurement, done.first_ms);
+        Ok(done.measurement)
+    }
+
+    /// Runs `order` on a thread of its own and tells `hear` what happens; dropped, it stops at once.
+    async fn run(
+        &self,
+        order: Order,
+        stop: Arc<Stop>,
+        hear: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<Finished, LoadError> {
         raise_descriptors(self.setup.connections);
         let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
-        let stop = Arc::new(Stop::default());
-        let guard = AbortOnDrop(Arc::clone(&stop));
+        let _guard = AbortOnDrop(Arc::clone(&stop));
         let setup = Arc::clone(&self.setup);
         std::thread::Builder::new()
             .name("autotune-load".into())
             .spawn(move || engine::run(setup, order, &stop, &sender))
             .map_err(LoadError::Engine)?;
-        let mut stopping = false;
         while let Some(event) = events.recv().await {
             match event {
-                Event::Bin(bin) if !stopping => {
-                    if let ControlFlow::Break(reason) = watch(&bin) {
-                        guard.0.end_window(reason);
-                        stopping = true;
-                    }
-                }
-                Event::Bin(_) => {}
-                Event::Interval(interval) => {
-                    if let Some(log) = &mut log {
-                        log(&interval);
-                    }
-                }
-                Event::Done(result) => {
-                    let (mut measurement, first_ms) = *result?;
-                    self.remember(&mut measurement, first_ms);
-                    return Ok(measurement);
-                }
+                Event::Done(result) => return result.map(|finished| *finished),
+                other => hear(other),
             }
         }
         Err(LoadError::Died)
     }
 
-    /// Connects to each endpoint once, so that a service that is not there is said before the first probe.
+    /// Connects to each endpoint once, and asks each agent whether it would take part, so that what is not there is said before
+    /// the first probe.
     ///
     /// # Errors
-    /// [`LoadError::Unreachable`] with the endpoint and what the connection said.
+    /// [`LoadError::Unreachable`] with the endpoint and what the connection said, [`LoadError::Agent`] with an agent's refusal.
     pub async fn reach(&self) -> Result<(), LoadError> {
         let tls = self.setup.tls.as_ref().map(|t| &t.0);
         for endpoint in &self.setup.endpoints {
@@ -273,7 +312,10 @@ impl Generator {
                 Err(_) => return Err(unreachable(format!("no connection within {} s", REACH.as_secs()))),
             }
         }
-        Ok(())
+        match &self.fleet {
+            Some(fleet) => fleet.check().await,
+            None => Ok(()),
+        }
     }
 
     /// Keeps the shortest service time seen: what the service takes while it has least to do.

@@ -113,10 +113,23 @@ pub(super) struct Core {
     pub(super) drained: Notify,
 }
 
+/// Endpoints that one of `parts` generators sends to: an arrival's endpoint and its generator both follow from its number, so
+/// with two endpoints and two generators each has one to itself.
+fn used_lanes(lanes: usize, parts: u32) -> usize {
+    let (mut a, mut b) = (lanes.max(1), (parts as usize).max(1));
+    let lanes = a;
+    // Euclid's greatest common divisor.
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    lanes / a
+}
+
 impl Core {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub(super) fn new(setup: Arc<Setup>, order: Order, clock: Clock) -> io::Result<Arc<Self>> {
-        let begin = clock.now() + RUN_UP + as_nanos(order.lead_in);
+        let start = order.start.map_or(clock.now() + RUN_UP, |at| clock.at(at));
+        let begin = start + as_nanos(order.lead_in);
         let frame = Frame::new(order.rate, begin, as_nanos(order.window));
         let timeout = as_nanos(setup.timeout);
         let lanes = setup.endpoints.len().max(1);
@@ -126,12 +139,15 @@ impl Core {
         if order.intervals {
             ledger.keep_intervals();
         }
+        if order.bin_histograms {
+            ledger.keep_bin_histograms();
+        }
         // What the timeout lets wait at this rate, twice over; beyond that the generator sheds and says so.
-        let waiting = order.rate.get() * setup.timeout.as_secs_f64() * 2.0 + 1_000.0;
+        let waiting = order.own_rate().get() * setup.timeout.as_secs_f64() * 2.0 + 1_000.0;
         Ok(Arc::new(Self {
             clock,
             timeout,
-            lane_bound: (setup.connections as usize / lanes).max(1),
+            lane_bound: (setup.connections as usize / used_lanes(lanes, order.part.of)).max(1),
             backlog_bound: BACKLOG.min(waiting as usize),
             state: Mutex::new(State {
                 ledger,

@@ -3,7 +3,7 @@
 //! Reading order: [`Optimizer`] and its four implementations (`simple`: random and Sobol; `model_free`:
 //! argmin's simplex by replay; `bayes`: the Gaussian process that the tool uses); below them `field` (the
 //! space as a search sees it), `known` (the history, cleaned), `initial` (the first points), `features`,
-//! `gp`, `censored`, `model` (what is believed of every config), `acquisition` (what is worth a trial);
+//! `gp`, `censored`, `thin` (of many observations those that count), `model` (what is believed of every config), `acquisition` (what is worth a trial);
 //! then [`recommend`] (what would be recommended now, and why). The method is described in docs/search.md.
 //!
 //! Deliberately not here: deploying, measuring, waiting, the finals (`finals`), and any state. An optimizer
@@ -23,6 +23,7 @@ mod pool;
 mod prior;
 mod recommend;
 mod simple;
+mod thin;
 
 #[cfg(test)]
 mod conformance;

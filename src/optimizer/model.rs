@@ -13,6 +13,7 @@ use super::features::Features;
 use super::field::Field;
 use super::gp::{self, Belief, Data, Gp, Priors, Theta};
 use super::known::{self, Fact, Known, Tally};
+use super::thin;
 use crate::space::{Config, Space};
 use crate::trial::History;
 
@@ -64,7 +65,9 @@ fn class_priors(groups: usize) -> Priors {
 /// The beliefs after a history.
 pub(super) struct Model {
     pub(super) features: Features,
+    /// The observations that it holds: all, or of many those that `thin` chose.
     pub(super) known: Vec<Known>,
+    /// Of all observations.
     pub(super) tallies: HashMap<String, Tally>,
     /// Keys of configs whose measurement looks disturbed.
     pub(super) suspects: Vec<String>,
@@ -95,10 +98,16 @@ impl Outlook {
 
 impl Model {
     pub(super) fn new(space: &Space, history: &History) -> Self {
+        Self::of_at_most(thin::MOST, space, history)
+    }
+
+    /// The same with so many observations at most.
+    pub(super) fn of_at_most(most: usize, space: &Space, history: &History) -> Self {
         let field = Field::new(space);
         let features = Features::new(&field);
         let known = known::clean(history);
         let tallies = known::tallies(&known);
+        let known = thin::thin(known, &tallies, &field.space, most);
         let mut model = Self {
             features,
             tallies,

@@ -15,6 +15,8 @@ pub(crate) const MAX_CHOICES: usize = 64;
 pub(crate) const MAX_CONSTRAINTS: usize = 64;
 /// Most requests in the mix.
 pub(crate) const MAX_REQUESTS: usize = 100;
+/// Most generators of a probe.
+pub(crate) const MAX_AGENTS: usize = 200;
 /// Most variables.
 pub(crate) const MAX_VARS: usize = 50;
 /// Most values of one variable.
@@ -223,6 +225,9 @@ static LOAD: Section = Section {
         key("keep_alive", Ty::Bool, Default("true"), "true", "false: a new connection for every request"),
         key("cpu", Ty::Whole { min: 0, max: 4_095 }, Optional, "0", "CPU that the generator is pinned to; not pinned where it is left out"),
         key("allow_remote", Ty::Texts, Default("[]"), "[\"staging.example.com\"]", "hosts beyond localhost and private addresses that may get load: name them only if they are yours"),
+        key("agents", Ty::Texts, Default("[]"), "[\"10.0.0.2:7650\", \"10.0.0.3:7650\"]", "machines that run `autotune agent` and share the load out between them, each host:port, or https://host:port; without any, this machine drives it (docs/agents.md)"),
+        key("agent_token_file", Ty::Text, Optional, "\"agent.token\"", "file with the agents' token, from the space file's folder"),
+        key("agent_ca", Ty::Text, Optional, "\"agents.pem\"", "file with the certificates that are believed of agents, which are then all spoken to over TLS; for https:// the host's trust store where it is left out"),
         key("requests", Ty::List(&REQUEST), Required, "", "the mix, at least one"),
         key("vars", Ty::Named(&VAR), Optional, "", "what fills \"{name}\" in paths and bodies"),
     ],

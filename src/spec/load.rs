@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::common::{header_name_problem, header_value_ok, is_identifier, path_problem, placeholders};
 use super::context::{Span, Text, show};
 use super::errors::nearest;
-use super::keys::{MAX_REQUESTS, MAX_VAR_VALUES, MAX_VARS};
+use super::keys::{MAX_AGENTS, MAX_REQUESTS, MAX_VAR_VALUES, MAX_VARS};
 use super::reader::Node;
-use super::{Arrivals, LoadSpec, RequestSpec, VarSource};
+use super::{AgentsSpec, Arrivals, LoadSpec, RequestSpec, Secret, VarSource};
 use crate::space::Value;
 
 const MAX_HEADERS: usize = 64;
@@ -65,7 +65,67 @@ pub(crate) fn load(root: &Node<'_>) -> Option<LoadSpec> {
         cpu: node.whole("cpu").and_then(|n| usize::try_from(n).ok()),
         keep_alive: node.bool("keep_alive").unwrap_or_default(),
         allow_remote: allow_remote.into_iter().map(|h| h.value).collect(),
+        agents: agents(&node),
     })
+}
+
+/// Other machines that drive the load, with the token and the certificates that they need.
+fn agents(node: &Node<'_>) -> AgentsSpec {
+    let ctx = node.ctx;
+    let addresses = node.texts("agents", MAX_AGENTS);
+    for a in &addresses {
+        let rest = a.value.strip_prefix("https://").unwrap_or(&a.value);
+        let port = rest.rsplit_once(':').and_then(|(host, port)| {
+            (!host.is_empty() && !host.contains(['/', ' ', '@'])).then(|| port.parse::<u16>().ok())?
+        });
+        if port.is_none_or(|p| p == 0) {
+            let hint = "for example \"10.0.0.2:7650\", or \"https://10.0.0.2:7650\" with TLS".to_owned();
+            ctx.error(&a.span, "an agent is a host with a port", hint);
+        }
+        if addresses
+            .iter()
+            .take_while(|o| o.span != a.span)
+            .any(|o| o.value == a.value)
+        {
+            ctx.error(&a.span, "this agent is named twice", None);
+        }
+    }
+    let read = |key: &str| {
+        let file = node.text(key)?;
+        if addresses.is_empty() && !node.has("agents") {
+            ctx.error(&file.span, format!("`{key}` belongs to `agents`"), None);
+            return None;
+        }
+        match (ctx.files)(&file.value)
+            .and_then(|b| String::from_utf8(b).map_err(|_| "it is not text".to_owned()))
+        {
+            Ok(text) => Some((text, file.span)),
+            Err(why) => {
+                let hint = "it is looked for beside the space file".to_owned();
+                ctx.error(&file.span, format!("`{key}` can't be read: {why}"), hint);
+                None
+            }
+        }
+    };
+    let token = read("agent_token_file").and_then(|(text, span)| match AgentsSpec::token_of(&text) {
+        Ok(token) => Some(token),
+        Err(why) => {
+            ctx.error(&span, format!("`agent_token_file`: {why}"), None);
+            None
+        }
+    });
+    let ca = read("agent_ca").map(|(text, _)| text);
+    if let Some(token) = &token {
+        ctx.keep_secret(Secret::expose(token));
+    }
+    if !addresses.is_empty() && !node.has("agent_token_file") {
+        node.missing("agent_token_file");
+    }
+    AgentsSpec {
+        addresses: addresses.into_iter().map(|a| a.value).collect(),
+        token,
+        ca,
+    }
 }
 
 fn headers(node: &Node<'_>) -> Vec<(String, String)> {

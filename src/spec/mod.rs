@@ -39,6 +39,7 @@ pub use budget::{Connections, Fit, MOST_INSTANCES, Usable};
 pub use errors::{SpecError, SpecErrors};
 pub use expressions::counts_connections;
 pub use file::load;
+pub(crate) use keys::MAX_AGENTS as MOST_AGENTS;
 pub use parse::parse;
 pub use schema::{reference, schema};
 
@@ -312,7 +313,42 @@ pub struct LoadSpec {
     pub keep_alive: bool,
     /// Hosts beyond loopback and private addresses that the user named.
     pub allow_remote: Vec<String>,
+    /// Generators on other machines that drive the load in this one's place.
+    pub agents: AgentsSpec,
 }
+
+/// Generators on other machines; none named: this machine drives the load.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AgentsSpec {
+    /// "host:port", or "https://host:port".
+    pub addresses: Vec<String>,
+    /// The token that all of them ask for.
+    pub token: Option<Secret>,
+    /// Certificates that are believed, as PEM; with it all of them are spoken to over TLS.
+    pub ca: Option<String>,
+}
+
+impl AgentsSpec {
+    /// The token of a token file's text. The error says what is wrong with it.
+    pub fn token_of(text: &str) -> Result<Secret, String> {
+        let token = text.trim();
+        if token.len() < MIN_TOKEN || token.len() > MAX_TOKEN {
+            return Err(format!(
+                "a token has {MIN_TOKEN} to {MAX_TOKEN} characters, this one {}: make one with `openssl rand -hex 32`",
+                token.len()
+            ));
+        }
+        if !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err("a token is one line of visible ASCII characters".to_owned());
+        }
+        Ok(Secret::new(token))
+    }
+}
+
+/// Shortest token, characters: shorter ones can be guessed.
+const MIN_TOKEN: usize = 16;
+/// Longest.
+const MAX_TOKEN: usize = 512;
 
 /// Header names; the values may be secrets.
 fn header_names(headers: &[(String, String)]) -> Vec<&str> {
@@ -331,6 +367,7 @@ impl std::fmt::Debug for LoadSpec {
             .field("cpu", &self.cpu)
             .field("keep_alive", &self.keep_alive)
             .field("allow_remote", &self.allow_remote)
+            .field("agents", &self.agents)
             .finish()
     }
 }

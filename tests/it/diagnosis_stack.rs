@@ -92,6 +92,7 @@ impl Scene {
             cpu: None,
             keep_alive: true,
             allow_remote: Vec::new(),
+            agents: Default::default(),
         }
     }
 

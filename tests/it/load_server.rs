@@ -195,5 +195,6 @@ pub(crate) fn spec() -> LoadSpec {
         cpu: None,
         keep_alive: true,
         allow_remote: vec![],
+        agents: Default::default(),
     }
 }

@@ -30,6 +30,7 @@ mod faults_docs;
 mod faults_load;
 mod faults_study;
 mod live;
+mod load_agents;
 mod load_answers;
 mod load_basics;
 mod load_schedule;

@@ -16,6 +16,9 @@ fn files(name: &str) -> Result<Vec<u8>, String> {
     match name {
         "users.csv" => Ok(b"id,name\n7,ann\n8,\"bob, b\"\n".to_vec()),
         "order.json" => Ok(b"{\"user\": {user}}".to_vec()),
+        "agent.token" => Ok(b"0123456789abcdef-5ecr3t\n".to_vec()),
+        "agents.pem" => Ok(b"-----BEGIN CERTIFICATE-----".to_vec()),
+        "short.token" => Ok(b"hunter2\n".to_vec()),
         "binary" => Ok(vec![0, 159, 255]),
         _ => Err("there is no such file".into()),
     }
@@ -112,6 +115,9 @@ headers = { Authorization = "Bearer ${TOKEN}" }
 keep_alive = true
 cpu = 1
 allow_remote = []
+agents = ["10.0.0.2:7650", "https://loader.example:7650"]
+agent_token_file = "agent.token"
+agent_ca = "agents.pem"
 
 [[load.requests]]
 weight = 3
@@ -220,6 +226,21 @@ fn a_full_file_means_what_it_says() {
         load.headers,
         [("Authorization".to_owned(), format!("Bearer {CANARY}"))]
     );
+    assert_eq!(
+        load.agents.addresses,
+        ["10.0.0.2:7650", "https://loader.example:7650"]
+    );
+    assert_eq!(
+        load.agents.token.as_ref().unwrap().expose(),
+        "0123456789abcdef-5ecr3t"
+    );
+    assert!(
+        load.agents.ca.is_some()
+            && spec
+                .secrets
+                .iter()
+                .any(|s| s.expose() == "0123456789abcdef-5ecr3t")
+    );
     let sut = spec.sut.as_ref().unwrap();
     assert_eq!(sut.env["THREADS"].expose(), "4");
     assert_eq!(
@@ -279,6 +300,50 @@ fn defaults_hold_where_keys_are_left_out() {
         ),
         (10_000.0, 30, 20)
     );
+}
+
+/// Fails when agents are taken that cannot be spoken to, or a token shows in a message.
+#[test]
+fn agents_need_a_port_and_a_token() {
+    let with = |lines: &str| {
+        parsed(
+            &process("").replace("load = {", &format!("load = {{ {lines},")),
+            &[],
+        )
+    };
+    assert!(with("agents = [\"a:1\", \"b:1\"], agent_token_file = \"agent.token\"").is_ok());
+    for (lines, word) in [
+        ("agents = [\"a:1\"]", "agent_token_file"),
+        (
+            "agents = [\"a\"], agent_token_file = \"agent.token\"",
+            "a host with a port",
+        ),
+        (
+            "agents = [\"a:0\"], agent_token_file = \"agent.token\"",
+            "a host with a port",
+        ),
+        (
+            "agents = [\"http://a:1/x\"], agent_token_file = \"agent.token\"",
+            "a host with a port",
+        ),
+        (
+            "agents = [\"a:1\", \"a:1\"], agent_token_file = \"agent.token\"",
+            "twice",
+        ),
+        (
+            "agents = [\"a:1\"], agent_token_file = \"nowhere\"",
+            "no such file",
+        ),
+        ("agents = [\"a:1\"], agent_token_file = \"binary\"", "not text"),
+        (
+            "agents = [\"a:1\"], agent_token_file = \"short.token\"",
+            "16 to 512",
+        ),
+        ("agent_token_file = \"agent.token\"", "belongs to `agents`"),
+    ] {
+        let e = with(lines).unwrap_err().to_string();
+        assert!(e.contains(word) && !e.contains("hunter2"), "{lines}: {e}");
+    }
 }
 
 /// Fails when a key stands in the table that the parser never reads: it would be accepted and ignored.

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help test lint unit stack-test diagnosis demo soak bench stack stack-down clean
+.PHONY: help test lint unit stack-test diagnosis demo soak test-swarm bench stack stack-down clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 14
@@ -28,6 +28,10 @@ soak:            ## every numbered fault, then 40 minutes of faults on a second 
 	$(CARGO) build --locked
 	AUTOTUNE_TEST_SOAK=1 $(CARGO) test --locked --test it faults_study -- --nocapture --test-threads=1
 	eval "$$(scripts/engine)" && scripts/images && tests/soak/run --minutes 40 --own-engine
+
+test-swarm:      ## several hosts on one study: 10,000 trials, 50 kills, two workers against one (needs Debian's postgresql, or the stack)
+	$(CARGO) build --locked
+	AUTOTUNE_TEST_SWARM=1 $(CARGO) test --locked --test it shared_ -- --nocapture --test-threads=1
 
 stack:           ## the demo stack up, for trying experiments/
 	eval "$$(scripts/engine)" && scripts/images && docker compose up -d --build --wait

@@ -4,7 +4,11 @@
 //! each knob alone at its ends (is it live?); then search trials with the baseline again now and then (drift), then
 //! the finals. It keeps no state: a resumed study goes on where the journal ends.
 
+mod hosts;
+
 use std::time::Duration;
+
+pub use self::hosts::{Shared, as_seen_from, next_final_on, next_shared};
 
 use crate::capacity::CapacityVerdict;
 use crate::diagnosis::{self, Code};
@@ -232,11 +236,16 @@ pub fn finalists(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock)
 /// The next trial of the finals, or the decision.
 #[must_use]
 pub fn next_final(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Next {
+    next_final_from(space, limits, trials, clock, 1)
+}
+
+/// The same for finals that begin with trial `first`.
+fn next_final_from(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock, first: u32) -> Next {
     let finalists = finalists(space, limits, trials, clock);
     if finalists.is_empty() {
         return Next::Nothing(why_nothing(space, trials).to_owned());
     }
-    next_pairing(space, limits, trials, clock, &finalists, 1)
+    next_pairing(space, limits, trials, clock, &finalists, first)
 }
 
 /// Why nothing is there to be compared with today's configuration.

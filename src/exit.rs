@@ -51,7 +51,8 @@ impl From<crate::store::StoreError> for ExitError {
             S::Unreadable(_) => DATA,
             S::Io(_) => IO,
             S::Locked(_) => LOCKED,
-            S::Conflict(_) => SOFTWARE,
+            S::Away(_) => UNAVAILABLE,
+            S::Lost(_) | S::Conflict(_) => SOFTWARE,
         };
         Self::new(code, e.to_string())
     }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::lock::{self, Holder, Lock};
 use crate::sut::child::{GroupChild, group_lives, signal_group, started_ticks};
 use crate::sut::docker::engine::Engine;
-use crate::sut::docker::parking::{self, Filter, RestoreError, Restored};
+use crate::sut::docker::parking::{self, Filter, GiveBack, RestoreError, Restored};
 use crate::sut::docker::record::{Record, Step};
 use crate::sut::{Note, Notes, SutError};
 
@@ -38,12 +38,14 @@ const TEARDOWN: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// Between attempts, growing from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// A call of the tool may still be under way in the daemon when it dies: looked at again after this.
-const SETTLE: Duration = Duration::from_secs(1);
-/// How often it looks again before it believes that it is over.
-const LOOKS: u32 = 10;
-/// Attempts where something is in the way.
+/// Attempts where something is in the way that only a person can judge.
 const STUCK_TRIES: u32 = 3;
+/// How long a name that is taken is waited for: what is going away is gone by then.
+const TAKEN_PATIENCE: Duration = Duration::from_secs(600);
+/// How long a tool that let go and still lives is waited for, where no lock says when it is gone.
+const TOOL_END: Duration = Duration::from_secs(30);
+/// Most reasons for waiting that are written down.
+const MAX_REASONS: u32 = 20;
 /// Longest note; a command's environment goes along.
 const MAX_LINE: usize = 1 << 20;
 
@@ -366,14 +368,17 @@ impl Ward {
     }
 
     async fn give_back(&self, id: &str, name: &str) -> Result<String, String> {
-        let _lock = match self.lock(id, name).await {
+        let key = lock::container_key(parking::short(id));
+        let _lock = match self.lock(&key, name).await {
             Ok(lock) => lock,
             Err(by) => return Ok(format!("container {name} is left to its new owner: {by}")),
         };
         let engine = Engine::from_env().map_err(|e| e.to_string())?;
         let filter = Filter::Originals(vec![id.to_owned()]);
-        let restored = self.insist(&engine, &filter).await.map_err(|e| e.to_string())?;
-        settle(&engine, &filter, &restored).await;
+        let mut attempts = GiveBack::new(&engine, &filter);
+        let restored = self.insist(async || attempts.attempt().await).await;
+        let restored = restored.map_err(|e| e.to_string())?;
+        parking::settle(&engine, &filter, &restored).await;
         if let Some(mut record) = Record::read(&self.results).filter(|r| r.id == id) {
             record.step = Step::Restored;
             record.by_hand.clear();
@@ -386,14 +391,18 @@ impl Ward {
         ))
     }
 
-    /// The container's lock, free as soon as the tool is really gone. Err where another run has it: that one restores.
-    async fn lock(&self, id: &str, name: &str) -> Result<Lock, String> {
-        let key = lock::container_key(parking::short(id));
+    /// The container's lock, free as soon as the tool is really gone; None where none can be made, which is no reason to
+    /// keep the container. Err where another run has it: that one restores.
+    async fn lock(&self, key: &str, name: &str) -> Result<Option<Lock>, String> {
         let holder = Holder::this(&self.run, name, true);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match Lock::container(&key, &holder).await {
-                Ok(lock) => return Ok(lock),
+            match Lock::to_give_back(key, &holder, |why| self.say(why)).await {
+                Ok(Some(lock)) => return Ok(Some(lock)),
+                Ok(None) => {
+                    self.outlive_the_tool().await;
+                    return Ok(None);
+                }
                 // The tool closed its pipe and still lives: it is in the middle of its own restore.
                 Err(e) if started_ticks(self.tool).is_none() || Instant::now() >= deadline => {
                     return Err(e.to_string());
@@ -403,50 +412,45 @@ impl Ward {
         }
     }
 
-    /// Tries until the daemon answers, for a day.
-    async fn insist(&self, engine: &Engine, filter: &Filter) -> Result<Vec<Restored>, RestoreError> {
-        let deadline = Instant::now() + PATIENCE;
+    async fn outlive_the_tool(&self) {
+        let deadline = Instant::now() + TOOL_END;
+        while started_ticks(self.tool).is_some() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Tries until it is given back: for a day while the daemon is away or fails, for minutes where the name is taken.
+    async fn insist(
+        &self,
+        mut attempt: impl AsyncFnMut() -> Result<Vec<Restored>, RestoreError>,
+    ) -> Result<Vec<Restored>, RestoreError> {
+        let begun = Instant::now();
         let (mut pause, most) = PAUSES;
-        let mut stuck = 0;
-        let mut has_said = false;
+        let (mut stuck, mut reasons, mut said) = (0, 0, String::new());
         loop {
-            match parking::restore_all(engine, filter).await {
+            let e = match attempt().await {
                 Ok(done) => return Ok(done),
-                Err(e @ RestoreError::Stuck { .. }) => {
+                Err(e) => e,
+            };
+            let is_over = match &e {
+                RestoreError::Stuck { .. } => {
                     stuck += 1;
-                    if stuck >= STUCK_TRIES {
-                        return Err(e);
-                    }
+                    stuck >= STUCK_TRIES
                 }
-                Err(e) if Instant::now() >= deadline => return Err(e),
-                Err(e) => {
-                    if !has_said {
-                        self.say(&format!("waiting for docker: {e}"));
-                        has_said = true;
-                    }
-                }
+                RestoreError::Taken { .. } => begun.elapsed() >= TAKEN_PATIENCE,
+                RestoreError::Away(_) | RestoreError::Failing { .. } => begun.elapsed() >= PATIENCE,
+            };
+            if is_over {
+                return Err(e);
+            }
+            let reason = e.to_string();
+            if reason != said && reasons < MAX_REASONS {
+                self.say(&format!("waiting for docker: {reason}"));
+                reasons += 1;
+                said = reason;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(most);
-        }
-    }
-}
-
-/// The tool's last call may take effect after everything was looked at: looks until nothing changes any more.
-async fn settle(engine: &Engine, filter: &Filter, restored: &[Restored]) {
-    for _ in 0..LOOKS {
-        tokio::time::sleep(SETTLE).await;
-        let again = parking::restore_all(engine, filter).await;
-        let Ok(all) = engine.list().await else { continue };
-        let mut is_calm = again.is_ok_and(|done| done.is_empty());
-        for r in restored.iter().filter(|r| r.runs) {
-            if all.iter().any(|c| c.id == r.id && !c.is_up()) {
-                is_calm = false;
-                let _ = parking::start(engine, &r.id).await;
-            }
-        }
-        if is_calm {
-            return;
         }
     }
 }

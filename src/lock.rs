@@ -85,6 +85,26 @@ impl Lock {
         Self::take(file, &path, holder).await
     }
 
+    /// The container's lock for giving back, which a lock that can't be made must not prevent: None then, and `warn` is told
+    /// why. Whoever else gives the same container back does the same to it.
+    ///
+    /// # Errors
+    /// Only with exit code 75: somebody else has it, and gives it back at its own end.
+    pub async fn to_give_back(
+        key: &str,
+        holder: &Holder,
+        warn: impl FnOnce(&str),
+    ) -> Result<Option<Self>, SutError> {
+        match Self::container(key, holder).await {
+            Ok(lock) => Ok(Some(lock)),
+            Err(e @ SutError::Refused { exit: 75, .. }) => Err(e),
+            Err(e) => {
+                warn(&format!("{e}; giving back goes on without it"));
+                Ok(None)
+            }
+        }
+    }
+
     /// The lock of a results folder. It lies beside the folder, which `--fresh` moves away.
     pub async fn results(folder: &Path, holder: &Holder) -> Result<Self, SutError> {
         let path = results_path(folder);
@@ -97,7 +117,10 @@ impl Lock {
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
-                    holder.write(&file).map_err(|e| unwritable(path, &e, ELSEWHERE))?;
+                    // Held is held; the name is only for the message to the one who comes second.
+                    if let Err(e) = holder.write(&file) {
+                        tracing::debug!("cannot write the holder into {}: {e}", path.display());
+                    }
                     return Ok(Self { file });
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) => {}
@@ -124,7 +147,8 @@ impl Lock {
 fn busy(wanted: &Holder, other: Option<&Holder>) -> SutError {
     let message = match other {
         Some(h) if h.guardian => format!(
-            "the guardian (pid {}) of run {} is still giving {} back, it waits for docker; try again later",
+            "the guardian (pid {}) of run {} is still giving {} back, it waits for docker (its guardian.log says for what); \
+             try again later",
             h.pid, h.run, h.what
         ),
         Some(h) => format!(
@@ -203,6 +227,8 @@ fn shared_file(folder: &Path, path: &Path) -> std::io::Result<File> {
         .custom_flags(i32::try_from(flags).unwrap_or(0));
     match options.open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        // To hold the lock it need not be written.
+        Err(e) if is_denied(&e) => return options.write(false).open(path),
         other => return other,
     }
     match options.clone().create_new(true).mode(0o600).open(path) {
@@ -213,6 +239,11 @@ fn shared_file(folder: &Path, path: &Path) -> std::io::Result<File> {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => options.open(path),
         Err(e) => Err(e),
     }
+}
+
+fn is_denied(e: &std::io::Error) -> bool {
+    use std::io::ErrorKind as Kind;
+    matches!(e.kind(), Kind::PermissionDenied | Kind::ReadOnlyFilesystem)
 }
 
 /// The lock's name of a container.
@@ -260,6 +291,24 @@ mod tests {
         );
         drop(first);
         Lock::results(&folder, &wanted).await.unwrap();
+    }
+
+    /// Breaks when a full disk, on which the holder's name can't be written, keeps anybody from holding a lock.
+    #[tokio::test]
+    async fn a_lock_is_held_where_its_file_cannot_be_written() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("l.lock");
+        std::fs::write(&path, "").unwrap();
+        let holder = Holder::this("r", "x", false);
+        let first = Lock::take(File::open(&path).unwrap(), &path, &holder)
+            .await
+            .unwrap();
+        let second = Lock::take(File::open(&path).unwrap(), &path, &holder).await;
+        assert!(
+            matches!(second, Err(SutError::Refused { exit: 75, .. })),
+            "{second:?}"
+        );
+        drop(first);
     }
 
     #[tokio::test]

@@ -195,16 +195,7 @@ pub fn plan(spec: &StudySpec) -> Plan {
     let trial_s =
         deploy + spec.capacity.warm_up.as_secs_f64().min(10.0) + SEARCH_S.min(3.0 * confirm) + confirm;
     let round = FINALISTS * (deploy + 5.0 + confirm);
-    // The agenda's own rule: a share of the budget at most.
-    let most = spec
-        .budget
-        .map_or(f64::INFINITY, |b| b.as_secs_f64() * crate::agenda::FINALS_SHARE);
-    let finals_s = spec
-        .confirm
-        .reserve
-        .map_or((f64::from(spec.confirm.pairs) * round).min(most), |r| {
-            r.as_secs_f64()
-        });
+    let finals_s = finals_s(spec, round);
     let fit = spec
         .budget
         .map(|b| ((b.as_secs_f64() - finals_s) / trial_s).max(0.0) as u64);
@@ -222,19 +213,8 @@ pub fn plan(spec: &StudySpec) -> Plan {
         (b, n) => b.or(n),
     };
     let mut warnings = spec.warnings.clone();
-    if spec.sut.is_some()
-        && let Some(n @ 0..5) = fit
-    {
-        let how_many = match n {
-            0 => "no trial fits".to_owned(),
-            1 => "about one trial fits".to_owned(),
-            n => format!("about {n} trials fit"),
-        };
-        warnings.push(format!(
-            "{how_many} into the budget: a trial takes about {}, the finals {}; raise [study] budget",
-            show_duration(Duration::from_secs_f64(trial_s)),
-            show_duration(Duration::from_secs_f64(finals_s)),
-        ));
+    if spec.sut.is_some() {
+        warnings.extend(few_trials(fit, trial_s, finals_s));
     }
     Plan {
         study: spec.name.clone(),
@@ -266,6 +246,32 @@ pub fn plan(spec: &StudySpec) -> Plan {
         warnings,
         hash: spec.hash.clone(),
     }
+}
+
+/// Kept for the finals, seconds, by the agenda's own rule: a share of the budget at most.
+fn finals_s(spec: &StudySpec, round: f64) -> f64 {
+    let all = f64::from(spec.confirm.pairs) * round;
+    let most = spec
+        .budget
+        .map_or(f64::INFINITY, |b| b.as_secs_f64() * crate::agenda::FINALS_SHARE);
+    spec.confirm
+        .reserve
+        .map_or(all.min(most), |reserve| reserve.as_secs_f64())
+}
+
+/// A budget that holds hardly anything, in words.
+fn few_trials(fit: Option<u64>, trial_s: f64, finals_s: f64) -> Option<String> {
+    let how_many = match fit? {
+        0 => "no trial fits".to_owned(),
+        1 => "about one trial fits".to_owned(),
+        n @ 2..5 => format!("about {n} trials fit"),
+        _ => return None,
+    };
+    Some(format!(
+        "{how_many} into the budget: a trial takes about {}, the finals {}; raise [study] budget",
+        show_duration(Duration::from_secs_f64(trial_s)),
+        show_duration(Duration::from_secs_f64(finals_s)),
+    ))
 }
 
 /// Stopping, starting and getting ready, seconds: about 3 for a container (stop 1, start 0.4, ready 1 to 3.7).
@@ -348,7 +354,7 @@ pub fn show(
             writeln!(out, "{}", smoke.sentence)?;
         }
         Some(Sampled::Not(why) | Sampled::Silent(why)) => {
-            writeln!(out, "the requests of the mix were not tried: {why}")?
+            writeln!(out, "the requests of the mix were not tried: {why}")?;
         }
         None => {}
     }

@@ -18,6 +18,7 @@ pub mod schema;
 pub mod serve;
 mod signals;
 pub mod tell;
+mod worker;
 
 use std::io::{IsTerminal, Write};
 
@@ -79,6 +80,8 @@ enum Command {
     Recommend(recommend::RecommendArgs),
     /// Measure the recommendation and today's configuration again, interleaved: win, no gain, worse.
     Confirm(confirm::ConfirmArgs),
+    /// Work on a study that several hosts share through Postgres, until it is decided.
+    Worker(worker::WorkerArgs),
     /// Write a study's tables, recommendation and report again from its journal.
     Report(report::ReportArgs),
     /// The recommendation as env, compose, SQLAlchemy, Kubernetes or JSON; the study as an Optuna journal or a picture.
@@ -162,6 +165,7 @@ async fn execute(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Tell(args) => tell::run(&args, global).await,
         Command::Recommend(args) => recommend::run(&args, global).await,
         Command::Confirm(args) => Box::pin(confirm::run(&args, global)).await,
+        Command::Worker(args) => Box::pin(worker::run(&args, global)).await,
         Command::Report(args) => report::report(&args, global.json).await,
         Command::Export(args) => report::export(&args, global.json).await,
         Command::Compare(args) => report::compare(&args, global.json).await,

@@ -9,18 +9,22 @@ use serde_json::json;
 use crate::exit::{self, ExitError};
 use crate::report::{self, ExportError, FinalDecision, Format};
 use crate::results::{self, Study};
-use crate::spec::MOST_INSTANCES;
-use crate::store::{self, Sqlite, StoreError};
+use crate::spec::{MOST_INSTANCES, Secret};
+use crate::store::{self, Postgres, Sqlite, StoreError};
 
 /// Arguments of `report`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Example:\n  autotune report results/pool    writes report.html, the CSVs and the recommendation again"
+    after_help = "Examples:\n  autotune report results/pool    writes report.html, the CSVs and the recommendation again\n  \
+                  AUTOTUNE_STUDY=postgres://... autotune report results/pool    brings the folder's copy of a shared study up to date first"
 )]
 pub struct ReportArgs {
     /// The study's folder.
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
+    /// The database of a study that several workers share, as for `worker`: what it holds is copied into DIR first.
+    #[arg(long, value_name = "URL", env = "AUTOTUNE_STUDY", hide_env_values = true, value_parser = super::worker::secret)]
+    pub study: Option<Secret>,
 }
 
 /// Arguments of `export`.
@@ -170,6 +174,10 @@ pub(super) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
 
 /// `autotune report DIR`: writes the derived files again and says what they say.
 pub async fn report(args: &ReportArgs, json: bool) -> anyhow::Result<u8> {
+    // The variable may name a folder: that is for ask and tell.
+    if let Some(url) = args.study.as_ref().filter(|u| u.expose().contains("://")) {
+        copy(url, &args.dir).await?;
+    }
     let (journal, study) = read(&args.dir).await?;
     let summary = study.summary();
     results::write_all(&args.dir, &report::files(&summary)?).map_err(ExitError::from)?;
@@ -181,6 +189,15 @@ pub async fn report(args: &ReportArgs, json: bool) -> anyhow::Result<u8> {
         print(format!("{}\n{}\n", summary.headline(), page.display()).as_bytes())?;
     }
     Ok(exit::OK)
+}
+
+/// Brings the copy in `dir` up to date, or makes it.
+async fn copy(url: &Secret, dir: &Path) -> Result<(), ExitError> {
+    let shared = Postgres::open_existing(url).await?;
+    let own = Sqlite::open(dir).await?;
+    shared.copy_into(&own).await?;
+    own.close().await;
+    Ok(())
 }
 
 /// `autotune export DIR --format FORM`: the recommendation in another tool's form, to stdout; with `--json` within a

@@ -1,7 +1,9 @@
-//! `autotune restore`: gives parked containers back after a reboot, or after tool and guardian were both killed.
+//! `autotune restore`: gives parked containers back after a reboot, or after tool and guardian were both killed. It waits for
+//! an engine that is not up yet: whoever starts it at boot or after a crash has nobody who tries again.
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -10,20 +12,91 @@ use crate::exit::{self, ExitError};
 use crate::lock::{Holder, Lock, container_key};
 use crate::spec::SutKind;
 use crate::sut::SutError;
-use crate::sut::docker::engine::Engine;
+use crate::sut::docker::engine::{Engine, EngineError, Listed};
 use crate::sut::docker::find;
-use crate::sut::docker::parking::{self, Filter, Parked, Restored};
+use crate::sut::docker::parking::{self, Filter, GiveBack, Parked, Restored};
+use crate::units::{parse_duration, show_duration};
+
+/// Between two attempts, growing from the first to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// Flags of `restore`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Example:\n  autotune restore          everything that a run left parked on this engine\n\n\
+    after_help = "Examples:\n  autotune restore             everything that a run left parked on this engine\n  \
+              autotune restore --wait 10m  at boot, when the engine may not be up yet\n\n\
               What a living run works on is left alone (exit 75). Running it again changes nothing."
 )]
 pub(super) struct RestoreArgs {
     /// Only the container of this space file.
     #[arg(long, value_name = "FILE", env = "AUTOTUNE_SPACE")]
     space: Option<PathBuf>,
+    /// How long an engine that is away, starting or failing is waited for, and a name that is taken; 0s tries once.
+    #[arg(long, value_name = "TIME", env = "AUTOTUNE_WAIT", default_value = "1m", value_parser = parse_duration)]
+    wait: Duration,
+}
+
+/// How long to go on trying, and who is told about it.
+struct Patience {
+    until: Instant,
+    wait: Duration,
+    is_quiet: bool,
+    has_said: bool,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new(wait: Duration, is_quiet: bool) -> Self {
+        Self {
+            // More than a year is for ever.
+            until: Instant::now() + wait.min(Duration::from_secs(400 * 24 * 3600)),
+            wait,
+            is_quiet,
+            has_said: false,
+            pause: PAUSES.0,
+        }
+    }
+
+    /// Whether there is time for another attempt; says once why it is needed, and waits until it is due.
+    async fn allows_another(&mut self, why: &str) -> bool {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        if !self.has_said && !self.is_quiet {
+            // Nothing is left to do when stderr itself is gone.
+            drop(writeln!(
+                std::io::stderr(),
+                "waiting, at most {}: {why}",
+                show_duration(self.wait)
+            ));
+        }
+        self.has_said = true;
+        tokio::time::sleep(self.pause.min(left)).await;
+        self.pause = (self.pause * 2).min(PAUSES.1);
+        true
+    }
+}
+
+/// The listing of an engine that is there, or will be in time.
+async fn list(engine: &Engine, patience: &mut Patience) -> Result<Vec<Listed>, ExitError> {
+    loop {
+        let e = match engine.list().await {
+            Ok(all) => return Ok(all),
+            Err(e) => e,
+        };
+        let may_pass = matches!(
+            e,
+            EngineError::Away(_)
+                | EngineError::Missing(_)
+                | EngineError::Late(_)
+                | EngineError::Unreadable(_)
+                | EngineError::Status(500.., _)
+        );
+        if !(may_pass && patience.allows_another(&e.to_string()).await) {
+            return Err(SutError::from(e).into());
+        }
+    }
 }
 
 /// Gives back what is parked and nobody works on.
@@ -31,11 +104,8 @@ pub(super) async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u
     let engine = Engine::from_env()
         .map_err(SutError::from)
         .map_err(ExitError::from)?;
-    let all = engine
-        .list()
-        .await
-        .map_err(SutError::from)
-        .map_err(ExitError::from)?;
+    let mut patience = Patience::new(args.wait, global.quiet);
+    let all = list(&engine, &mut patience).await?;
     let filter = match &args.space {
         None => Filter::All,
         Some(path) => {
@@ -51,7 +121,7 @@ pub(super) async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u
     let mut done = Vec::new();
     let mut failed = None;
     for parked in parking::observe(&all, &filter) {
-        match one(&engine, &parked).await {
+        match one(&engine, &parked, &mut patience).await {
             Ok(more) => done.extend(more),
             Err(e) => failed = failed.or(Some(e)),
         }
@@ -63,12 +133,21 @@ pub(super) async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u
     }
 }
 
-async fn one(engine: &Engine, parked: &Parked) -> Result<Vec<Restored>, SutError> {
+async fn one(engine: &Engine, parked: &Parked, patience: &mut Patience) -> Result<Vec<Restored>, SutError> {
     let o = &parked.original;
     let holder = Holder::this("restore", &format!("container {}", o.name), true);
-    let _lock = Lock::container(&container_key(parking::short(&o.id)), &holder).await?;
+    let warn = |why: &str| drop(writeln!(std::io::stderr(), "warning: {why}"));
+    let _lock = Lock::to_give_back(&container_key(parking::short(&o.id)), &holder, warn).await?;
     // A guardian that was waited for may have done it meanwhile: looked at again under the lock.
-    Ok(parking::restore_all(engine, &Filter::Originals(vec![o.id.clone()])).await?)
+    let filter = Filter::Originals(vec![o.id.clone()]);
+    let mut attempts = GiveBack::new(engine, &filter);
+    loop {
+        match attempts.attempt().await {
+            Ok(done) => return Ok(done),
+            Err(e) if e.may_pass() && patience.allows_another(&e.to_string()).await => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 fn report(done: &[Restored], json: bool) -> std::io::Result<()> {

@@ -15,7 +15,7 @@ use crate::console::{Console, Verbosity};
 use crate::event::{Event, Sink};
 use crate::exit::{self, ExitError};
 use crate::spec::{self, StudySpec};
-use crate::study::{self, RunEnd, RunOptions};
+use crate::study::{self, RunEnd, RunOptions, Share};
 
 /// The space file embedded for `autotune demo`.
 const QUICKSTART: &str = include_str!("../../experiments/quickstart.toml");
@@ -98,6 +98,10 @@ pub(super) fn budget(text: &str) -> Result<Duration, String> {
     }
 }
 
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    crate::units::parse_duration(text).map_err(|e| e.to_string())
+}
+
 /// The main job.
 pub(super) async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
     let Some(space) = &args.space else {
@@ -156,7 +160,7 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         Some(p) => Some(LivePage::open(p, &options.folder, global).await?),
         None => None,
     };
-    let ended = Box::pin(measure(&spec, &options, page.as_ref(), global)).await;
+    let ended = Box::pin(measure(&spec, &options, None, page.as_ref(), global)).await;
     if let Some(command) = &args.notify
         && let Err(e) = notify(command, &end_words(&ended, &options.folder)).await
     {
@@ -171,13 +175,26 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
 
 /// A study or a confirmation, its result printed; no live page.
 pub(super) async fn drive(spec: &StudySpec, options: &RunOptions, global: &Global) -> anyhow::Result<u8> {
-    Ok(Box::pin(measure(spec, options, None, global)).await?.code)
+    Ok(Box::pin(measure(spec, options, None, None, global)).await?.code)
+}
+
+/// A worker of a shared study, its result printed.
+pub(super) async fn drive_shared(
+    spec: &StudySpec,
+    options: &RunOptions,
+    share: &Share,
+    global: &Global,
+) -> anyhow::Result<u8> {
+    Ok(Box::pin(measure(spec, options, Some(share), None, global))
+        .await?
+        .code)
 }
 
 /// The run itself, its result printed.
 async fn measure(
     spec: &StudySpec,
     options: &RunOptions,
+    share: Option<&Share>,
     page: Option<&LivePage>,
     global: &Global,
 ) -> anyhow::Result<RunEnd> {
@@ -194,8 +211,15 @@ async fn measure(
         console.event(event);
     };
     let mut signals = signals::listen()?;
+    let stop = signals.stop.clone();
+    let working = async {
+        match share {
+            None => study::run(spec, options, &mut sink, stop).await,
+            Some(share) => study::work(spec, options, share, &mut sink, stop).await,
+        }
+    };
     let end = tokio::select! {
-        end = study::run(spec, options, &mut sink, signals.stop.clone()) => end?,
+        end = working => end?,
         // The guardian, which sees its pipe close, gives the container back.
         second = &mut signals.impatient => {
             let code = 128_u8.saturating_add(second.unwrap_or(2));
@@ -289,7 +313,7 @@ impl LivePage {
 }
 
 /// Time from now to the next HH:MM, local time.
-fn time_until(text: &str) -> Result<Duration, ExitError> {
+pub(super) fn time_until(text: &str) -> Result<Duration, ExitError> {
     let bad = || {
         ExitError::new(
             exit::USAGE,

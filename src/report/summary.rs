@@ -76,6 +76,8 @@ pub struct Row {
     pub started_at: String,
     /// Round of the finals.
     pub round: Option<u32>,
+    /// Where it ran.
+    pub host: String,
     /// Index in its trial of the probe that the figures are from.
     pub probe: Option<usize>,
 }
@@ -332,6 +334,7 @@ fn row(space: &Space, t: &Trial) -> Row {
         seconds: t.seconds,
         started_at: clean(&t.started_at, 40),
         round: t.round,
+        host: clean(&t.host, 80),
         probe: at,
     }
 }

@@ -8,7 +8,7 @@ use crate::measurement::OutcomeClass;
 use crate::slo::Verdict;
 
 const TRIAL_HEAD: [&str; 4] = ["trial", "phase", "outcome", "reason"];
-const TRIAL_TAIL: [&str; 18] = [
+const TRIAL_TAIL: [&str; 19] = [
     "offered_rps",
     "goodput_rps",
     "error_ratio",
@@ -27,6 +27,7 @@ const TRIAL_TAIL: [&str; 18] = [
     "started_at",
     "round",
     "instance_traffic_ratio",
+    "host",
 ];
 
 /// What was sampled beside the load and is worth a column in probes.csv; everything that was is in the journal.
@@ -80,6 +81,7 @@ pub fn trials_csv(s: &Summary<'_>) -> Result<Vec<u8>, RenderError> {
             r.started_at.clone(),
             r.round.map_or(String::new(), |n| n.to_string()),
             maybe(r.instance_traffic_ratio, 3),
+            csv_text(&r.host),
         ]);
         cells
     });

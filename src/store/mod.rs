@@ -1,11 +1,14 @@
-//! The study's journal. It keeps; it never decides. One trait with one conformance suite; SQLite here.
+//! The study's journal. It keeps; it never decides. One trait with one conformance suite, and two that keep to it:
+//! SQLite in the study's folder, and Postgres where several workers share a study.
 //!
 //! Every call is durable when it returns. Facts are appended; a trial is closed once. What is *derived* from
 //! the journal (CSV, recommendation, HTML) is `report`'s business and written elsewhere; the lock that keeps
 //! a second run away is the driver's.
 
+mod any;
 mod folder;
 mod histograms;
+mod postgres;
 mod record;
 mod sqlite;
 
@@ -13,7 +16,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use any::AnyStore;
 pub use folder::{Entry, archive, list};
+pub use postgres::{Begun, Postgres};
 pub use record::{About, SpaceRecord};
 pub use sqlite::{JOURNAL_FILE, Sqlite, Turn, WriteFault, WriteHook, turn};
 
@@ -36,6 +41,12 @@ pub enum StoreError {
     /// Held by somebody else (exit 75).
     #[error("{0}")]
     Locked(String),
+    /// The database is away, or refuses the login (exit 69).
+    #[error("{0}")]
+    Away(String),
+    /// The trial is not this worker's any more: it looked dead, and the trial was given to another.
+    #[error("{0}")]
+    Lost(String),
     /// The call contradicts what the journal holds: a number out of turn, a trial closed twice (our bug, exit 70).
     #[error("{0}")]
     Conflict(String),
@@ -109,6 +120,10 @@ pub mod kinds {
     /// Why the study ended without finals, where nothing was there to be compared: `why`, and `after_trial`, the last trial
     /// that it knew. Void once another trial began.
     pub const NO_FINALS: &str = "no_finals";
+    /// In a folder that holds a copy alone: where the study itself is, a text without user or password.
+    pub const COPY_OF: &str = "copy_of";
+    /// The finals of a shared study are over: the host that measured them, and whether they came to a decision.
+    pub const FINALS_OVER: &str = "finals_over";
     /// Something that a reader of the report must know: a text.
     pub const WARNING: &str = "warning";
 }

@@ -10,7 +10,7 @@ use crate::event::Event;
 use crate::exit::{self, ExitError};
 use crate::finals::Decision;
 use crate::space::Config;
-use crate::store::{Journal, Sqlite, StoreError, kinds};
+use crate::store::{AnyStore, Journal, StoreError, kinds};
 use crate::trial::Trial;
 
 /// What is confirmed.
@@ -26,14 +26,11 @@ pub(crate) struct Confirmation {
 
 impl Confirmation {
     /// The confirmation that was cut off, or a new one of what the study recommends now.
-    pub(crate) async fn begin(store: &Sqlite, trials: &[Trial], fastest: bool) -> Result<Self, ExitError> {
+    pub(crate) async fn begin(store: &AnyStore, trials: &[Trial], fastest: bool) -> Result<Self, ExitError> {
         let decisions = store.events(kinds::DECISION).await?.len();
         if let Some(last) = store.events(kinds::CONFIRM).await?.pop() {
             let last: Self = serde_json::from_value(last).map_err(|e| {
-                StoreError::Unreadable(format!(
-                    "a confirmation in {} cannot be read: {e}",
-                    store.path().display()
-                ))
+                StoreError::Unreadable(format!("a confirmation in {} cannot be read: {e}", store.place()))
             })?;
             if last.decisions_before == decisions {
                 return Ok(last);

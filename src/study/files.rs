@@ -12,14 +12,17 @@ use crate::store::{Journal, kinds};
 
 impl Study<'_> {
     /// Writes every derived file from the journal.
-    pub(crate) async fn write_results(&self) -> Result<(), ExitError> {
-        results::write(&self.store, &self.options.folder).await?;
+    pub(crate) async fn write_results(&mut self) -> Result<(), ExitError> {
+        match &self.share {
+            None => results::write(&self.store, &self.options.folder).await?,
+            Some(_) => self.copy_results().await?,
+        }
         Ok(())
     }
 
     /// What the end of the run prints: the verdict, the evidence, and what to do with it.
     pub(crate) async fn summary(&self) -> Result<(String, serde_json::Value), ExitError> {
-        let study = results::Study::read(&self.store).await?;
+        let study = results::Study::read(self.book()).await?;
         let summary = study.summary();
         let mut lines = vec![String::new(), summary.headline()];
         let folder = self.options.folder.display();
@@ -53,7 +56,7 @@ impl Study<'_> {
                 100.0 * d.minimum_detectable_gain
             ));
         }
-        if let Some(why) = self.store.events(kinds::SEARCH_ENDED).await?.pop() {
+        if let Some(why) = self.book().events(kinds::SEARCH_ENDED).await?.pop() {
             lines.push(format!(
                 "  the search ended: {}",
                 why.as_str().unwrap_or_default()
@@ -108,6 +111,9 @@ impl Study<'_> {
     pub(crate) async fn record_environment(&self) -> Result<(), ExitError> {
         let mut all: BTreeMap<String, String> = machine();
         all.extend(self.facts.environment.clone());
+        if let Some(share) = &self.share {
+            all.insert("worker".to_owned(), share.host.clone());
+        }
         let detail = serde_json::to_value(&all).unwrap_or_default();
         self.store.log(kinds::ENVIRONMENT, &detail).await?;
         Ok(())

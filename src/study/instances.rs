@@ -64,11 +64,7 @@ pub(super) async fn limit_journalled(
     let Some(now) = connections(spec, service).await? else {
         return Ok(());
     };
-    let kept = store
-        .events(kinds::CONNECTIONS)
-        .await?
-        .pop()
-        .and_then(|v| serde_json::from_value::<Connections>(v).ok());
+    let kept = kept_budget(store).await?;
     let fixed = |c: &Connections| c.asked.map(|u| (u.max_connections, u.reserved));
     let used = match kept {
         Some(kept) if fixed(&kept) != fixed(&now) => {
@@ -90,7 +86,8 @@ pub(super) async fn limit_journalled(
                     &serde_json::to_value(&now).unwrap_or_default(),
                 )
                 .await?;
-            now
+            // Two workers that begin a study at once: what was written first counts for both.
+            kept_budget(store).await?.unwrap_or(now)
         }
     };
     sink.event(&Event::Note(apply(spec, &used)?));
@@ -123,6 +120,11 @@ pub(crate) async fn limit_asked(
         },
     };
     apply(spec, &used).map(Some)
+}
+
+async fn kept_budget(store: &impl Journal) -> Result<Option<Connections>, ExitError> {
+    let first = store.events(kinds::CONNECTIONS).await?.into_iter().next();
+    Ok(first.and_then(|v| serde_json::from_value(v).ok()))
 }
 
 /// Says where instances with limits of their own could ask for more cores than the engine's host has.

@@ -14,7 +14,7 @@ use crate::measurement::{Bin, Measurement};
 use crate::probing::{Attendant, Drive, ProbingError, find_capacity};
 use crate::space::{Config, Parameter};
 use crate::spec::{Objective, StudySpec};
-use crate::store::{Journal, Sqlite, StoreError};
+use crate::store::{AnyStore, Journal, StoreError};
 use crate::sut::{AnySut, Deployment, Health, Sut, SutError};
 use crate::telemetry::Telemetry;
 use crate::trial::{Failure, Outcome, Probe, Trial, TrialPhase};
@@ -31,6 +31,8 @@ pub(crate) enum Cut {
     Outcome(Outcome),
     /// The run must end; the trial is recorded as interrupted.
     Run(ExitError),
+    /// The trial was given to another worker: nothing of it is recorded any more.
+    Lost(String),
 }
 
 impl From<SutError> for Cut {
@@ -45,7 +47,10 @@ impl From<SutError> for Cut {
 
 impl From<StoreError> for Cut {
     fn from(e: StoreError) -> Self {
-        Self::Run(e.into())
+        match e {
+            StoreError::Lost(why) => Self::Lost(why),
+            other => Self::Run(other.into()),
+        }
     }
 }
 
@@ -91,7 +96,7 @@ pub(crate) fn generator(
 struct Keeper<'a> {
     spec: &'a StudySpec,
     parameters: &'a [Parameter],
-    store: &'a Sqlite,
+    store: &'a AnyStore,
     sut: &'a mut AnySut,
     sink: &'a mut dyn Sink,
     telemetry: Telemetry,

@@ -10,6 +10,7 @@ pub mod instances;
 mod measure;
 pub(crate) mod prior;
 mod run_trial;
+mod share;
 pub(crate) mod smoke;
 pub(crate) mod standing;
 
@@ -25,12 +26,13 @@ use crate::guardian::Guardian;
 use crate::optimizer;
 use crate::report::FinalDecision;
 use crate::spec::{Objective, StudySpec};
-use crate::store::{Journal, Sqlite, StudyMeta, TrialEnd, kinds};
+use crate::store::{AnyStore, Journal, Sqlite, StoreError, StudyMeta, TrialEnd, kinds};
 use crate::sut::{self, AnySut, Sut, SutFacts};
 use crate::trial::{History, Outcome, Trial, TrialPhase};
 
 use self::confirm::Confirmation;
 pub(crate) use self::files::host_name;
+pub use self::share::Share;
 
 /// Infrastructure faults in a row after which the run ends instead of looping to the morning.
 const MAX_INFRASTRUCTURE_FAULTS: u32 = 3;
@@ -88,7 +90,9 @@ pub struct RunEnd {
 pub(crate) struct Study<'a> {
     spec: StudySpec,
     options: &'a RunOptions,
-    store: Sqlite,
+    store: AnyStore,
+    /// Where the study is shared with other workers; the folder then holds a copy.
+    share: Option<share::Sharing>,
     sut: AnySut,
     facts: SutFacts,
     meta: StudyMeta,
@@ -110,6 +114,27 @@ pub(crate) struct Study<'a> {
 pub async fn run(
     spec: &StudySpec,
     options: &RunOptions,
+    sink: &mut dyn Sink,
+    stop: Stop,
+) -> Result<RunEnd, ExitError> {
+    Box::pin(run_on(spec, options, None, sink, stop)).await
+}
+
+/// Works on a study that is shared with other workers, until it is decided; gives everything back, whatever happens.
+pub async fn work(
+    spec: &StudySpec,
+    options: &RunOptions,
+    share: &Share,
+    sink: &mut dyn Sink,
+    stop: Stop,
+) -> Result<RunEnd, ExitError> {
+    Box::pin(run_on(spec, options, Some(share), sink, stop)).await
+}
+
+async fn run_on(
+    spec: &StudySpec,
+    options: &RunOptions,
+    share: Option<&Share>,
     sink: &mut dyn Sink,
     stop: Stop,
 ) -> Result<RunEnd, ExitError> {
@@ -138,7 +163,7 @@ pub async fn run(
     }
     let mut study = Box::pin(open(
         spec,
-        options,
+        (options, share),
         (sink, stop),
         (guardian.as_ref(), &run_id),
         started,
@@ -159,14 +184,14 @@ pub async fn run(
 /// is refused.
 async fn open<'a>(
     spec: &StudySpec,
-    options: &'a RunOptions,
+    (options, share): (&'a RunOptions, Option<&Share>),
     (sink, stop): (&'a mut dyn Sink, Stop),
     (guardian, run_id): (Option<&Guardian>, &str),
     started: Instant,
 ) -> Result<Study<'a>, ExitError> {
     // A journal that can't be read ends the run before Docker is asked; a new one is made only when nothing was refused.
-    let begun = match options.folder.join(crate::store::JOURNAL_FILE).exists() {
-        true => Some(Sqlite::open(&options.folder).await?),
+    let begun = match share.is_some() || options.folder.join(crate::store::JOURNAL_FILE).exists() {
+        true => Some(share::open(&options.folder, share).await?),
         false => None,
     };
     let Some(sut_spec) = &spec.sut else {
@@ -184,16 +209,20 @@ async fn open<'a>(
     spec.set_baselines(&facts.today)
         .map_err(|e| ExitError::new(exit::DATA, e))?;
     spec.count_fixed(&facts.fixed);
-    let store = match begun {
-        Some(store) => store,
-        None => Sqlite::open(&options.folder).await?,
+    let (store, share) = match begun {
+        Some(opened) => opened,
+        None => share::open(&options.folder, None).await?,
     };
     instances::limit_journalled(&mut spec, &facts.addresses, &store, sink).await?;
     let meta = match options.confirm {
-        None => open_study(&spec, &facts, &store).await?,
+        None => open_study(&spec, &facts, &store, share.is_some()).await?,
         Some(_) => confirmed_study(&spec, &facts, &store, sink).await?,
     };
-    let trials = close_interrupted(&store, options.confirm.is_some(), sink).await?;
+    let trials = match store.shared() {
+        // Open trials are other workers'; those of the dead are found when a trial is asked for.
+        Some(shared) => shared.known(<[Trial]>::to_vec).await?,
+        None => close_interrupted(&store, options.confirm.is_some(), sink).await?,
+    };
     let confirming = match options.confirm {
         None => None,
         Some(which) => Some(Confirmation::begin(&store, &trials, which == Confirm::Fastest).await?),
@@ -201,7 +230,13 @@ async fn open<'a>(
     let prior = take_prior(&store, &spec, options, sink).await?;
     // A confirmation has the whole of its own budget.
     let first = confirming.as_ref().map_or(0, |c| c.first_trial);
-    let spent = trials.iter().filter(|t| t.number >= first).map(|t| t.seconds);
+    // Each host has the budget for itself.
+    let here = |t: &&Trial| share.as_ref().is_none_or(|s| s.host == t.host);
+    let spent = trials
+        .iter()
+        .filter(|t| t.number >= first)
+        .filter(here)
+        .map(|t| t.seconds);
     let spent_before = Duration::from_secs_f64(spent.sum::<f64>().clamp(0.0, 3.2e7));
     // What was warned of before a resume is in the journal already.
     let warned = store
@@ -214,6 +249,7 @@ async fn open<'a>(
         spec,
         options,
         store,
+        share,
         sut,
         facts,
         meta,
@@ -232,11 +268,23 @@ async fn open<'a>(
 }
 
 /// Creates the study's record, or checks that the one on disk is of the same study.
-async fn open_study(spec: &StudySpec, facts: &SutFacts, store: &Sqlite) -> Result<StudyMeta, ExitError> {
+async fn open_study(
+    spec: &StudySpec,
+    facts: &SutFacts,
+    store: &AnyStore,
+    is_shared: bool,
+) -> Result<StudyMeta, ExitError> {
     let fresh = StudyMeta::of(spec, &facts.identity, env!("CARGO_PKG_VERSION"), &now_utc());
-    let Some(meta) = store.meta().await? else {
-        store.create(&fresh).await?;
-        return Ok(fresh);
+    let meta = match store.meta().await? {
+        Some(meta) => meta,
+        None => match store.create(&fresh).await {
+            // Another worker began it meanwhile.
+            Err(StoreError::Conflict(_)) if is_shared => store.meta().await?.unwrap_or(fresh.clone()),
+            other => {
+                other?;
+                return Ok(fresh);
+            }
+        },
     };
     let mut changed: Vec<String> = fresh
         .section_hashes
@@ -253,8 +301,22 @@ async fn open_study(spec: &StudySpec, facts: &SutFacts, store: &Sqlite) -> Resul
     if meta.seed != fresh.seed {
         changed.push(format!("the seed ({} -> {})", meta.seed, fresh.seed));
     }
+    if is_shared && changed.is_empty() {
+        // What the file leaves to the container is not in its hash.
+        standing::same_space(&meta, &fresh)?;
+    }
     if changed.is_empty() {
         return Ok(meta);
+    }
+    if is_shared {
+        return Err(ExitError::new(
+            exit::DATA,
+            format!(
+                "this worker's space is not the one of {}: {} differ. Every worker needs the same file and image; another space                  needs a study of its own: ?study=NAME in the address",
+                store.place(),
+                changed.join(", ")
+            ),
+        ));
     }
     Err(ExitError::new(
         exit::DATA,
@@ -288,7 +350,7 @@ async fn begun_before(folder: &Path) -> Result<(), ExitError> {
 async fn confirmed_study(
     spec: &StudySpec,
     facts: &SutFacts,
-    store: &Sqlite,
+    store: &AnyStore,
     sink: &mut dyn Sink,
 ) -> Result<StudyMeta, ExitError> {
     let asked = StudyMeta::of(spec, &facts.identity, env!("CARGO_PKG_VERSION"), &now_utc());
@@ -310,7 +372,7 @@ async fn confirmed_study(
 
 /// The earlier study's observations: those recorded, or those of `--prior` taken over now.
 async fn take_prior(
-    store: &Sqlite,
+    store: &AnyStore,
     spec: &StudySpec,
     options: &RunOptions,
     sink: &mut dyn Sink,
@@ -329,7 +391,7 @@ async fn take_prior(
 /// Trials that were open when the tool died are closed as interrupted; they will be asked again. A confirmation closes
 /// only its own kind: trials that were asked for may still be told.
 async fn close_interrupted(
-    store: &Sqlite,
+    store: &AnyStore,
     only_finals: bool,
     sink: &mut dyn Sink,
 ) -> Result<Vec<Trial>, ExitError> {
@@ -424,6 +486,10 @@ impl Study<'_> {
             self.say_what_binds(decision.as_ref()).await?;
             return Ok(decision);
         }
+        if self.share.is_some() {
+            Box::pin(self.search_shared()).await?;
+            return Box::pin(self.finals_shared()).await;
+        }
         Box::pin(self.search()).await?;
         let decision = Box::pin(self.finals()).await?;
         self.say_what_binds(decision.as_ref()).await?;
@@ -459,7 +525,7 @@ impl Study<'_> {
     }
 
     /// A baseline that does not even come up means that the trial is not what runs in production.
-    fn baseline_must_work(&self) -> Result<(), ExitError> {
+    pub(crate) fn baseline_must_work(&self) -> Result<(), ExitError> {
         match self.trials.last() {
             Some(Trial {
                 phase: TrialPhase::Baseline,
@@ -505,7 +571,7 @@ impl Study<'_> {
     }
 
     /// Journals a decision, with the number of the last trial that it knew.
-    async fn record_decision(&self, decision: &Decision) -> Result<(), ExitError> {
+    pub(crate) async fn record_decision(&self, decision: &Decision) -> Result<(), ExitError> {
         let mut detail = serde_json::to_value(final_decision(decision)).unwrap_or_default();
         if let Some(map) = detail.as_object_mut() {
             let last = self.trials.last().map_or(0, |t| t.number);
@@ -518,7 +584,12 @@ impl Study<'_> {
     async fn finish(&mut self, outcome: Result<Option<Decision>, ExitError>) -> Result<RunEnd, ExitError> {
         let given_back = self.give_back().await;
         self.given_back = given_back.is_ok();
-        let written = self.write_results().await;
+        self.copy_is_due();
+        let written = match &outcome {
+            // What could not be reached a moment ago is not waited for again.
+            Err(e) if self.share.is_some() && e.code == exit::UNAVAILABLE => Ok(()),
+            _ => self.write_results().await,
+        };
         match &given_back {
             Ok(Some(words)) => self.sink.event(&Event::Note(words.clone())),
             Ok(None) => {}
@@ -530,7 +601,9 @@ impl Study<'_> {
         self.sink.event(&Event::Finished {
             summary: summary.clone(),
         });
-        let won = decision.is_some_and(|d| d.verdict == FinalVerdict::Win);
+        // The finals of a shared study may have been another host's.
+        let won = decision.is_some_and(|d| d.verdict == FinalVerdict::Win)
+            || (self.share.is_some() && json["decision"]["verdict"] == "win");
         Ok(RunEnd {
             code: if won { exit::OK } else { exit::NO_GAIN },
             summary,
@@ -538,7 +611,7 @@ impl Study<'_> {
         })
     }
 
-    async fn give_back(&mut self) -> Result<Option<String>, ExitError> {
+    pub(crate) async fn give_back(&mut self) -> Result<Option<String>, ExitError> {
         // The teardown's own failure does not matter: restoring removes what is left of the trial.
         if let Err(e) = self.sut.teardown().await {
             tracing::debug!("teardown: {e}");

@@ -24,18 +24,17 @@ struct Recorded {
 }
 
 /// The observations that this study began with; empty without a prior.
-pub(crate) async fn recorded(store: &Sqlite) -> Result<History, ExitError> {
+pub(crate) async fn recorded(store: &impl Journal) -> Result<History, ExitError> {
     Ok(events(store).await?.into_iter().flat_map(|r| r.lines).collect())
 }
 
-async fn events(store: &Sqlite) -> Result<Vec<Recorded>, ExitError> {
+async fn events(store: &impl Journal) -> Result<Vec<Recorded>, ExitError> {
     let all = store.events(kinds::PRIOR).await?;
     all.into_iter()
         .map(|v| {
             serde_json::from_value(v).map_err(|e| {
                 StoreError::Unreadable(format!(
-                    "the earlier study's observations in {} cannot be read: {e}",
-                    store.path().display()
+                    "the earlier study's observations in this study's journal cannot be read: {e}"
                 ))
                 .into()
             })
@@ -45,7 +44,11 @@ async fn events(store: &Sqlite) -> Result<Vec<Recorded>, ExitError> {
 
 /// Takes over what the study in `dir` says about `space`, once; gives how many observations that were, or None where
 /// they had been taken over before. Errors: no study there, nothing in it that fits, or another prior recorded before.
-pub(crate) async fn take_over(store: &Sqlite, space: &Space, dir: &Path) -> Result<Option<usize>, ExitError> {
+pub(crate) async fn take_over(
+    store: &impl Journal,
+    space: &Space,
+    dir: &Path,
+) -> Result<Option<usize>, ExitError> {
     let from = std::path::absolute(dir)
         .unwrap_or_else(|_| dir.to_path_buf())
         .display()

@@ -9,7 +9,7 @@ use crate::capacity::Capacity;
 use crate::event::Event;
 use crate::exit::{self, ExitError};
 use crate::space::Config;
-use crate::store::{Journal, NewTrial, TrialEnd};
+use crate::store::{Journal, NewTrial, StoreError, TrialEnd};
 use crate::sut::{Sut, SutError};
 use crate::trial::{Failure, Outcome, Trial, TrialPhase};
 
@@ -21,7 +21,6 @@ impl Study<'_> {
         config: Config,
         round: Option<u32>,
     ) -> Result<(), ExitError> {
-        let begun = Instant::now();
         let new = NewTrial {
             phase,
             config: config.clone(),
@@ -29,10 +28,17 @@ impl Study<'_> {
             host: self.host(),
         };
         let number = self.store.begin_trial(&new).await?;
+        Box::pin(self.begun(number, new)).await
+    }
+
+    /// Runs and records a trial that the journal holds already.
+    pub(crate) async fn begun(&mut self, number: u32, new: NewTrial) -> Result<(), ExitError> {
+        let begun = Instant::now();
+        let (phase, round) = (new.phase, new.round);
         let mut trial = Trial {
             number,
             phase,
-            config,
+            config: new.config,
             outcome: None,
             probes: Vec::new(),
             started_at: super::now_utc(),
@@ -58,6 +64,7 @@ impl Study<'_> {
             Ok(capacity) => Ok(judge_capacity(capacity)),
             Err(Cut::Outcome(o)) => Ok(o),
             Err(Cut::Run(e)) => Err(e),
+            Err(Cut::Lost(why)) => return self.leave(why).await,
         };
         let ended = self.end_trial(trial, &outcome, begun).await;
         let outcome = outcome?;
@@ -80,7 +87,10 @@ impl Study<'_> {
             seconds: trial.seconds,
             binding: trial.binding.clone(),
         };
-        self.store.finish_trial(trial.number, &end).await?;
+        match self.store.finish_trial(trial.number, &end).await {
+            Err(StoreError::Lost(why)) => return self.leave(why).await,
+            other => other?,
+        }
         self.trials.push(trial.clone());
         let best_rps = agenda::incumbent(&self.trials).map(crate::units::Rps::get);
         self.sink.event(&Event::TrialFinished {
@@ -89,6 +99,17 @@ impl Study<'_> {
         });
         self.write_results().await?;
         if let Err(e @ (SutError::Refused { .. } | SutError::RestoreFailed { .. })) = torn_down {
+            return Err(e.into());
+        }
+        Ok(())
+    }
+
+    /// A trial that is another worker's by now: what runs here is taken away, and the next trial is asked for.
+    async fn leave(&mut self, why: String) -> Result<(), ExitError> {
+        self.sink.event(&Event::Warning(why));
+        if let Err(e @ (SutError::Refused { .. } | SutError::RestoreFailed { .. })) =
+            self.sut.teardown().await
+        {
             return Err(e.into());
         }
         Ok(())
@@ -120,6 +141,9 @@ impl Study<'_> {
     }
 
     pub(crate) fn host(&self) -> String {
+        if let Some(share) = &self.share {
+            return share.host.clone();
+        }
         self.facts
             .environment
             .get("host")

@@ -32,7 +32,12 @@ impl Study<'_> {
     /// Samples today's configuration; once a study.
     pub(crate) async fn smoke(&mut self) -> Result<(), ExitError> {
         use crate::store::Journal;
-        if !self.store.events(KIND).await?.is_empty() {
+        // Of several hosts each has a service of its own.
+        let kind = self
+            .share
+            .as_ref()
+            .map_or(KIND.to_owned(), |s| format!("{KIND} on {}", s.host));
+        if !self.store.events(&kind).await?.is_empty() {
             return Ok(());
         }
         let mut stop = self.stop.clone();
@@ -72,7 +77,7 @@ impl Study<'_> {
             lines.push(said.sentence);
         }
         self.store
-            .log(KIND, &serde_json::Value::String(lines.join("; ")))
+            .log(&kind, &serde_json::Value::String(lines.join("; ")))
             .await?;
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::optimizer::{self, Recommendation};
 use crate::report::FinalDecision;
 use crate::results;
 use crate::space::{Config, Space};
-use crate::store::{Sqlite, StudyMeta, kinds};
+use crate::store::{Journal, StudyMeta, kinds};
 use crate::trial::{History, TrialPhase};
 use crate::units::Rps;
 
@@ -25,8 +25,7 @@ pub(crate) struct Standing {
 
 impl Standing {
     /// Reads the study in `store`.
-    pub(crate) async fn read(store: &Sqlite) -> Result<Self, ExitError> {
-        use crate::store::Journal;
+    pub(crate) async fn read(store: &impl Journal) -> Result<Self, ExitError> {
         let study = results::Study::read(store).await?;
         let after = store
             .events(kinds::DECISION)

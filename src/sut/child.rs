@@ -44,6 +44,8 @@ impl GroupChild {
     pub fn spawn(program: &str, args: &[String], env: &BTreeMap<String, String>) -> std::io::Result<Self> {
         let mut child = Command::new(program)
             .args(args)
+            // The address of a shared study holds a password, and no service needs it.
+            .env_remove("AUTOTUNE_STUDY")
             .envs(env)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -154,6 +154,11 @@ impl Notes {
         Self(Some(Arc::new(sink)))
     }
 
+    /// Whether somebody is told.
+    fn are_heard(&self) -> bool {
+        self.0.is_some()
+    }
+
     #[allow(clippy::needless_pass_by_value)] // made for this call
     fn send(&self, note: Note) {
         if let Some(sink) = &self.0 {

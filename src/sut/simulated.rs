@@ -1,10 +1,15 @@
 //! A deployment that is arithmetic: the URL names the model, the config goes along as its query. Nothing is started;
 //! who drives load understands the URL or refuses it.
 
+use std::time::Duration;
+
 use super::{Deployment, Health, Sut, SutError, SutFacts};
 use crate::space::{Config, Parameter};
 
-/// The arithmetic service of a named model.
+/// Longest time that a model takes to come up.
+const LONGEST: f64 = 60.0;
+
+/// The arithmetic service of a named model. A word `ready_after=1.5` makes each deployment take so many seconds.
 #[derive(Debug, Clone)]
 pub struct SimulatedSut {
     model: String,
@@ -19,6 +24,14 @@ impl SimulatedSut {
             model: model.to_owned(),
             is_up: false,
         }
+    }
+
+    fn ready_after(&self) -> Duration {
+        let seconds = self
+            .model
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("ready_after=")?.parse().ok());
+        Duration::from_secs_f64(seconds.unwrap_or(0.0_f64).clamp(0.0, LONGEST))
     }
 }
 
@@ -37,6 +50,7 @@ impl Sut for SimulatedSut {
         _parameters: &[Parameter],
         config: &Config,
     ) -> Result<Deployment, SutError> {
+        tokio::time::sleep(self.ready_after()).await;
         let query: Vec<String> = config.iter().map(|(k, v)| format!("{k}={v}")).collect();
         self.is_up = true;
         Ok(Deployment {

@@ -138,27 +138,136 @@ async fn a_newer_engine_with_unknown_states_is_restored() {
     assert_eq!(fake.violation(&id, "web", true), None);
 }
 
+/// Breaks when a restart of the daemon counts against a config, by whatever status its container ended, or when a trial
+/// that dies long after one is still put down to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_daemon_is_an_infrastructure_fault_and_not_an_oom() {
     let mut fake = FakeEngine::start();
     let id = fake.add("web", json!({}), true);
     let results = tempfile::tempdir().unwrap();
     let mut sut = sut(&fake, results.path());
-    sut.deploy(1, &parameters(), &config(5)).await.unwrap();
-    fake.stop();
-    let away = sut.health().await;
-    assert!(matches!(&away, Health::Unknown(_)), "{away:?}");
-    fake.start_again();
-    let dead = sut.health().await;
-    assert!(
-        matches!(&dead, Health::Unknown(m) if m.contains("daemon")),
-        "exit 137 after a restart is not the config's fault: {dead:?}"
-    );
-    // the trial is made again from what is observed
-    sut.deploy(2, &parameters(), &config(5)).await.unwrap();
-    assert_eq!(sut.health().await, Health::Running);
+    // killed; stopped in order, where the service handles the signal, and where it doesn't; and one that says 1 then
+    for (trial, code) in [(1, 137), (2, 0), (3, 143), (4, 1)] {
+        // the trial is made again from what is observed
+        sut.deploy(trial, &parameters(), &config(5)).await.unwrap();
+        assert_eq!(sut.health().await, Health::Running);
+        fake.stop();
+        let away = sut.health().await;
+        assert!(matches!(&away, Health::Unknown(_)), "{away:?}");
+        fake.start_again_with(code);
+        let dead = sut.health().await;
+        assert!(
+            matches!(&dead, Health::Unknown(m) if m.contains("daemon")),
+            "exit {code} after a restart is not the config's fault: {dead:?}"
+        );
+    }
+    for (trial, code, failure) in [(5, 137, Failure::Oom), (6, 1, Failure::Crash)] {
+        let up = sut.deploy(trial, &parameters(), &config(5)).await.unwrap();
+        fake.end(&up.containers[0], code);
+        let dead = sut.health().await;
+        assert!(
+            matches!(&dead, Health::Failed(f, _) if *f == failure),
+            "the restart was before this trial: {dead:?}"
+        );
+    }
     sut.restore().await.unwrap();
     assert_eq!(fake.violation(&id, "web", true), None);
+}
+
+fn of_compose(service: &str) -> serde_json::Value {
+    json!({"com.docker.compose.project": "shop", "com.docker.compose.service": service,
+        "com.docker.compose.oneoff": "False"})
+}
+
+/// Breaks when what parking the service does to another one counts as a fault of that one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_neighbour_that_ends_because_the_service_is_parked_is_no_fault() {
+    let fake = FakeEngine::start();
+    let id = fake.add("web", of_compose("web"), true);
+    let worker = fake.add("shop-worker-1", of_compose("worker"), true);
+    fake.follow(&id, &worker);
+    let results = tempfile::tempdir().unwrap();
+    let mut sut = sut(&fake, results.path());
+    sut.deploy(1, &parameters(), &config(5)).await.unwrap();
+    assert_eq!(sut.health().await, Health::Running);
+    // and what happens to it later is one
+    fake.turn(&worker, false);
+    let noticed =
+        eventually(async || matches!(sut.health().await, Health::Unknown(m) if m.contains("shop-worker-1")));
+    assert!(noticed.await);
+    sut.restore().await.unwrap();
+    assert_eq!(fake.violation(&id, "web", true), None);
+}
+
+/// Times that `id` was asked to do `what` since the last plan.
+fn times(fake: &FakeEngine, id: &str, what: &str) -> usize {
+    let end = format!("/containers/{id}/{what}");
+    fake.log().iter().filter(|l| l.ends_with(&end)).count()
+}
+
+/// Breaks when a daemon that fails for a moment, or a name that is taken for one, leaves the container parked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_is_waited_for_while_giving_back() {
+    let fake = FakeEngine::start();
+    let id = fake.add("web", json!({}), true);
+    let results = tempfile::tempdir().unwrap();
+    let mut sut = sut(&fake, results.path());
+    sut.deploy(1, &parameters(), &config(5)).await.unwrap();
+    fake.refuse(&format!("{id}/start"));
+    let (given_back, ()) = tokio::join!(sut.restore(), async {
+        assert!(
+            eventually(async || times(&fake, &id, "start") >= 2).await,
+            "500 ended it"
+        );
+        fake.allow();
+    });
+    given_back.unwrap();
+    assert_eq!(fake.violation(&id, "web", true), None, "after a 500");
+
+    sut.deploy(2, &parameters(), &config(5)).await.unwrap();
+    sut.teardown().await.unwrap();
+    let foreign = fake.add("web", json!({"somebody": "else"}), false);
+    fake.plan(u64::MAX, Fault::Status);
+    let (given_back, ()) = tokio::join!(sut.restore(), async {
+        assert!(
+            eventually(async || times(&fake, &id, "rename") >= 2).await,
+            "409 ended it"
+        );
+        fake.remove(&foreign);
+    });
+    given_back.unwrap();
+    assert_eq!(fake.violation(&id, "web", true), None, "after a 409");
+    assert_eq!(
+        times(&fake, &id, "stop"),
+        0,
+        "the service is not stopped again by each attempt"
+    );
+}
+
+/// Breaks when a call that a signal cut off takes effect after everything was given back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_cut_off_is_looked_at_again() {
+    for call in ["/rename", "/stop", "/create"] {
+        let fake = FakeEngine::start();
+        let id = fake.add("web", json!({}), true);
+        let results = tempfile::tempdir().unwrap();
+        let mut sut = sut(&fake, results.path());
+        sut.preflight(&parameters()).await.unwrap();
+        fake.slow(call, Duration::from_millis(300));
+        {
+            let (parameters, config) = (parameters(), config(5));
+            let deploy = std::pin::pin!(sut.deploy(1, &parameters, &config));
+            let asked = eventually(async || fake.log().iter().any(|l| l.ends_with(call)));
+            tokio::select! {
+                done = deploy => panic!("{call}: {done:?}"),
+                asked = asked => assert!(asked, "{call}"),
+            }
+        }
+        sut.teardown().await.unwrap();
+        sut.restore().await.unwrap();
+        assert!(eventually(async || fake.is_through()).await, "{call}");
+        assert_eq!(fake.violation(&id, "web", true), None, "{call}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -309,9 +418,11 @@ pub(crate) fn launcher() -> Launcher {
 async fn tool() -> u8 {
     let results = std::path::PathBuf::from(std::env::var("AUTOTUNE_IT_RESULTS").unwrap());
     let target = DockerRef::Container(std::env::var("AUTOTUNE_IT_NAME").unwrap());
-    let guardian = Guardian::spawn_with(&launcher(), &results, "run-1")
-        .await
-        .unwrap();
+    let mut own = launcher();
+    if let Ok(folder) = std::env::var("AUTOTUNE_IT_GUARDIAN_TMPDIR") {
+        own.env.push(("TMPDIR".into(), folder));
+    }
+    let guardian = Guardian::spawn_with(&own, &results, "run-1").await.unwrap();
     let mut sut = DockerSut::new(
         Engine::from_env().unwrap(),
         &spec("web"),
@@ -338,7 +449,12 @@ async fn tool() -> u8 {
 
 /// The tool in a process of its own: a whole run, or with `hold` one that stays in its first trial.
 fn start_tool(host: &str, results: &Path, hold: bool) -> Child {
+    start_tool_with(host, results, hold, &[])
+}
+
+fn start_tool_with(host: &str, results: &Path, hold: bool, env: &[(&str, &str)]) -> Child {
     let mut command = this("tool");
+    command.envs(env.iter().copied());
     if hold {
         command.env("AUTOTUNE_IT_HOLD", "1");
     }
@@ -465,6 +581,74 @@ async fn the_guardian_waits_for_a_daemon_that_is_away() {
     assert!(waits.is_err(), "it waits for the guardian");
     fake.start_again();
     assert!(eventually(async || fake.violation(&id, "web", true).is_none()).await);
+}
+
+/// Breaks when a lock that can't be made counts as another run that has the container, or a daemon that fails for longer
+/// than three attempts as one that never recovers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_guardian_gives_back_without_a_lock_and_from_a_daemon_that_fails() {
+    let fake = FakeEngine::start();
+    let id = fake.add("web", json!({}), true);
+    let (_home, results) = study_folder();
+    let no_folder = [("AUTOTUNE_IT_GUARDIAN_TMPDIR", "/dev/null")];
+    let mut child = start_tool_with(&fake.host, &results, true, &no_folder);
+    assert!(eventually(async || fake.containers().len() > 1).await);
+    fake.plan(u64::MAX, Fault::Status);
+    fake.refuse(&format!("{id}/start"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let log = || std::fs::read_to_string(results.join("guardian.log")).unwrap_or_default();
+    assert!(
+        eventually(async || times(&fake, &id, "start") >= 4).await,
+        "{}",
+        log()
+    );
+    fake.allow();
+    let back = eventually(async || fake.violation(&id, "web", true).is_none()).await;
+    assert!(back, "{}", log());
+    assert!(log().contains("giving back goes on without it"), "{}", log());
+    assert!(
+        eventually(async || log().contains("given back by the guardian")).await,
+        "{}",
+        log()
+    );
+}
+
+/// Breaks when the guardian does not know of what an earlier run left, and the tool is killed while it gives that back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_while_giving_back_what_an_earlier_run_left_the_guardian_goes_on() {
+    let killed = async |n: u64| {
+        let fake = FakeEngine::start();
+        let id = fake.add("web.autotune-parked-running", json!({}), false);
+        let trial =
+            json!({"autotune.run": "run-0", "autotune.original": id, "autotune.original-name": "web"});
+        fake.add("web", trial, true);
+        let (_home, results) = study_folder();
+        let pid = Arc::new(AtomicU64::new(0));
+        let after = n % 2 == 0;
+        fake.plan(
+            n,
+            Fault::Kill {
+                pid: pid.clone(),
+                after,
+            },
+        );
+        let child = start_tool(&fake.host, &results, false);
+        pid.store(u64::from(child.id()), Ordering::SeqCst);
+        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
+            .await
+            .unwrap();
+        assert!(!fake.is_armed(), "{n}");
+        let back = eventually(async || fake.violation(&id, "web", true).is_none() && is_free(&results).await);
+        assert!(
+            back.await,
+            "kill at {n}: {:?} {:?}",
+            fake.violation(&id, "web", true),
+            fake.log()
+        );
+    };
+    // 1 and 2 list, then the trial is stopped and removed, the original started and renamed, and looked at
+    futures_util::future::join_all((2..=7).map(|n| Box::pin(killed(n)))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -70,6 +70,14 @@ struct State {
     is_new: bool,
     stalls: bool,
     refused: Option<String>,
+    /// The next request whose path ends so is carried out late, whoever waits for it.
+    slow: Option<(String, Duration)>,
+    /// Late requests that are still under way.
+    late: u32,
+    /// When the first is stopped, the second ends and is started again.
+    follower: Option<(String, String)>,
+    /// Of the image, instead of the usual id.
+    image: Option<String>,
 }
 
 /// The daemon. Dropped, its socket is gone.
@@ -142,11 +150,16 @@ impl FakeEngine {
         let _ = std::fs::remove_file(self.socket());
     }
 
-    /// And comes back; what ran is dead, as after a restart of dockerd without live-restore.
+    /// And comes back; what ran is dead, as after a dockerd that was killed, without live-restore.
     pub(crate) fn start_again(&mut self) {
+        self.start_again_with(137);
+    }
+
+    /// The same where what ran ended with that status: a dockerd that is stopped in order sends SIGTERM first.
+    pub(crate) fn start_again_with(&mut self, code: i64) {
         for c in self.state.lock().unwrap().containers.values_mut() {
             if c.running {
-                down(c, 137);
+                down(c, code);
             }
         }
         self.task = serve(self.socket(), self.state.clone(), self.events.clone());
@@ -218,6 +231,47 @@ impl FakeEngine {
     /// From now on requests whose path ends so are answered with 500.
     pub(crate) fn refuse(&self, path_end: &str) {
         self.state.lock().unwrap().refused = Some(path_end.to_owned());
+    }
+
+    /// And none is any more.
+    pub(crate) fn allow(&self) {
+        self.state.lock().unwrap().refused = None;
+    }
+
+    /// The next request whose path ends so is carried out only after `delay`, also when nobody waits for it any more.
+    pub(crate) fn slow(&self, path_end: &str, delay: Duration) {
+        self.state.lock().unwrap().slow = Some((path_end.to_owned(), delay));
+    }
+
+    /// Whether the late request has come and is carried out.
+    pub(crate) fn is_through(&self) -> bool {
+        let s = self.state.lock().unwrap();
+        s.slow.is_none() && s.late == 0
+    }
+
+    /// From now on `follower` ends, and is started again, when `leader` is stopped.
+    pub(crate) fn follow(&self, leader: &str, follower: &str) {
+        self.state.lock().unwrap().follower = Some((leader.to_owned(), follower.to_owned()));
+    }
+
+    /// From now on the image has another id: somebody built it anew.
+    pub(crate) fn set_image(&self, id: &str) {
+        self.state.lock().unwrap().image = Some(id.to_owned());
+    }
+
+    /// Somebody removes a container.
+    pub(crate) fn remove(&self, id: &str) {
+        if let Some(mut c) = self.state.lock().unwrap().containers.remove(id) {
+            down(&mut c, 137);
+        }
+    }
+
+    /// A container's main process ends by itself.
+    pub(crate) fn end(&self, id: &str, code: i64) {
+        let mut state = self.state.lock().unwrap();
+        let c = state.containers.get_mut(id).unwrap();
+        down(c, code);
+        emit(&self.events, "die", c, &json!({"exitCode": code.to_string()}));
     }
 
     /// A container ends and is started again by something inside of the daemon: no event says by whom.
@@ -374,7 +428,7 @@ fn kill(pid: &AtomicU64) {
 
 async fn answer(
     request: Request<Incoming>,
-    state: &Mutex<State>,
+    state: &Arc<Mutex<State>>,
     events: &broadcast::Sender<String>,
 ) -> Result<Response<Body>, std::io::Error> {
     let (parts, body) = request.into_parts();
@@ -410,6 +464,22 @@ async fn answer(
             return Err(std::io::Error::other("the client is dead"));
         }
         _ => {}
+    }
+    let delay = {
+        let mut s = state.lock().unwrap();
+        let due = s.slow.take_if(|(end, _)| path.ends_with(end.as_str()));
+        s.late += u32::from(due.is_some());
+        due.map(|(_, delay)| delay)
+    };
+    if let Some(delay) = delay {
+        let (state, events) = (state.clone(), events.clone());
+        let work = tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let response = carry_out(&parts.method, &path, &query, &bytes, &state, &events);
+            state.lock().unwrap().late -= 1;
+            response
+        });
+        return work.await.map_err(std::io::Error::other);
     }
     let response = carry_out(&parts.method, &path, &query, &bytes, state, events);
     match fault {
@@ -452,7 +522,7 @@ fn carry_out(
                 &json!({"NCPU": 64, "MemTotal": 64_u64 << 30, "CgroupVersion": cgroup}),
             )
         }
-        ("GET", ["images", ..]) => full(200, &json!({"Id": "sha256:fake"})),
+        ("GET", ["images", ..]) => full(200, &json!({"Id": image(&state)})),
         ("GET", ["events"]) => stream(events),
         ("GET", ["containers", "json"]) => {
             let list: Vec<Json> = state
@@ -489,12 +559,16 @@ fn listed(c: &Container, is_new: bool) -> Json {
         "HostConfig": {"NetworkMode": c.host["NetworkMode"]}})
 }
 
-fn inspected(c: &Container) -> Json {
+fn image(state: &State) -> String {
+    state.image.clone().unwrap_or_else(|| "sha256:fake".into())
+}
+
+fn inspected(c: &Container, image: &str) -> Json {
     let ports = c.port().filter(|_| c.running).map_or(
         json!({}),
         |p| json!({"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": p.to_string()}]}),
     );
-    json!({"Id": c.id, "Name": format!("/{}", c.name), "Image": "sha256:fake", "Config": c.config, "HostConfig": c.host,
+    json!({"Id": c.id, "Name": format!("/{}", c.name), "Image": image, "Config": c.config, "HostConfig": c.host,
         "State": {"Status": if c.running { "running" } else { "exited" }, "Running": c.running, "OOMKilled": false,
             "ExitCode": c.exit_code, "StartedAt": format!("start {}", c.starts), "Pid": 0},
         "NetworkSettings": {"Networks": c.networks, "Ports": ports}})
@@ -542,12 +616,18 @@ fn of_container(
         .filter(|c| c.running && c.id != id)
         .filter_map(Container::port)
         .collect();
+    let image = image(state);
+    let follower = state
+        .follower
+        .as_ref()
+        .filter(|(leader, _)| leader == id)
+        .map(|(_, f)| f.clone());
     let Some(c) = state.containers.get_mut(id) else {
         return error(404, &format!("No such container: {id}"));
     };
     let nothing = json!({});
     match (method.as_str(), rest) {
-        ("GET", ["json"]) => full(200, &inspected(c)),
+        ("GET", ["json"]) => full(200, &inspected(c, &image)),
         ("GET", ["logs"]) => full(200, &json!("a line of the log")),
         ("POST", ["start"]) if c.running => full(304, &Json::Null),
         ("POST", ["start"]) => {
@@ -563,6 +643,12 @@ fn of_container(
             down(c, 0);
             for action in ["kill", "die", "stop"] {
                 emit(events, action, c, &json!({"exitCode": "0"}));
+            }
+            if let Some(f) = follower.and_then(|f| state.containers.get_mut(&f)) {
+                down(f, 0);
+                emit(events, "die", f, &json!({"exitCode": "0"}));
+                up(f);
+                emit(events, "start", f, &nothing);
             }
             full(204, &Json::Null)
         }

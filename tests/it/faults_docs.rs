@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::support::{AUTOTUNE, output, root};
 
@@ -112,6 +113,21 @@ fn units() -> Vec<(String, String)> {
     all
 }
 
+/// What stands behind `key` in a unit.
+fn value<'a>(unit: &'a str, key: &str) -> &'a str {
+    unit.lines()
+        .find_map(|l| l.strip_prefix(key))
+        .unwrap_or_else(|| panic!("no {key}"))
+}
+
+/// How long a `restore` waits for an engine.
+fn waited(command: &str) -> Duration {
+    let (_, wait) = command
+        .split_once(" restore -q --wait ")
+        .unwrap_or_else(|| panic!("{command}"));
+    autotune::units::parse_duration(wait.split_whitespace().next().unwrap()).unwrap()
+}
+
 #[test]
 fn systemd_takes_the_units_of_the_docs() {
     let units = units();
@@ -121,13 +137,24 @@ fn systemd_takes_the_units_of_the_docs() {
     );
     let service = &units[0].1;
     for needed in [
-        "KillMode=mixed",
-        "TimeoutStopSec=",
+        "KillMode=process\n",
         "ExecStopPost=",
-        "SuccessExitStatus=3",
+        "SuccessExitStatus=3 143\n",
+        "After=docker.service\n",
     ] {
         assert!(service.contains(needed), "{needed}");
     }
+    // What systemd would cut short gives nothing back.
+    let stop: u64 = value(service, "TimeoutStopSec=").parse().unwrap();
+    let waits = waited(value(service, "ExecStopPost="));
+    assert!(
+        Duration::ZERO < waits && waits < Duration::from_secs(stop),
+        "{waits:?} of {stop} s"
+    );
+    assert!(
+        waited(value(&units[2].1, "ExecStart=")) > waits,
+        "at boot the engine is not up yet"
+    );
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         println!("skipped: no systemd-analyze");
         return;
@@ -153,7 +180,8 @@ fn systemd_takes_the_units_of_the_docs() {
     assert!(out.status.success() && said.trim().is_empty(), "{said}");
 }
 
-/// Each cron line: five fields or `@reboot`, and a command that a shell can read and the tool understands.
+/// Each cron line: five fields or `@reboot`, and a command that works with what cron gives it: no PATH to speak of, and at
+/// boot no engine yet.
 #[test]
 fn the_cron_lines_are_ones() {
     let text = fs::read_to_string(root().join("docs/overnight.md")).unwrap();
@@ -178,22 +206,34 @@ fn the_cron_lines_are_ones() {
         assert!(!line.contains('%'), "cron makes a newline of it");
         // As cron does it, with the tool of this build, asking only what it would do.
         let command = line.split_whitespace().skip(skip).collect::<Vec<_>>().join(" ");
+        assert!(
+            command.contains("/usr/local/bin/autotune "),
+            "cron finds no other: {command}"
+        );
+        if skip == 1 {
+            assert!(waited(&command) >= Duration::from_secs(300), "{command}");
+        }
         let command = command
             .replace("/srv/shop", root().to_str().unwrap())
             .replace(
-                "autotune -q --space",
+                "/usr/local/bin/autotune -q --space",
                 &format!("{AUTOTUNE} -q --dry-run --results {results} --space"),
             )
-            .replace("autotune restore -q", &format!("{AUTOTUNE} restore -q --help"))
+            .replace(
+                "/usr/local/bin/autotune restore -q --wait 10m",
+                &format!("{AUTOTUNE} restore -q --wait 1ms"),
+            )
             .replace("autotune.log", &format!("{results}/autotune.log"));
         let out = output(
-            Command::new("sh")
+            Command::new("/bin/sh")
                 .arg("-c")
                 .arg(&command)
+                .env_clear()
+                .env("PATH", "/usr/bin:/bin")
                 .env("DOCKER_HOST", "unix:///nowhere/docker.sock"),
         );
         // The dry run goes as far as the engine, which is not there.
-        let expected: &[i32] = if skip == 5 { &[0, 64, 65, 69] } else { &[0] };
+        let expected: &[i32] = if skip == 5 { &[0, 64, 65, 69] } else { &[69] };
         assert!(
             out.status.code().is_some_and(|c| expected.contains(&c)),
             "{command}: {out:?}"

@@ -25,7 +25,7 @@ const HANG: Duration = Duration::from_secs(240);
 const BACK: Duration = Duration::from_secs(30);
 
 /// A study of a few seconds: today's configuration carries the most that is asked, so little is left to search.
-const SPACE: &str = r#"
+pub const SPACE: &str = r#"
 [study]
 name = "night"
 trials = 1
@@ -607,7 +607,7 @@ async fn a_daemon_that_is_restarted_is_waited_for_and_the_trial_is_repeated() {
     let child = under_way(&field).await;
     field.fake.stop();
     tokio::time::sleep(Duration::from_secs(2)).await; // away for as long as a restart takes
-    field.fake.start_again();
+    field.fake.start_again_with(0); // a restart in order, of a service that ends as it is told
     let out = child.wait_with_output().await.unwrap();
     assert!(matches!(out.status.code(), Some(0 | 3)), "{}", words(&out));
     field.given_back("daemon restarted").await;
@@ -738,16 +738,7 @@ async fn restore_gives_back_when_tool_and_guardian_are_killed() {
         field.fake.violation(&field.id, "web", true).is_some(),
         "nobody was left to give it back"
     );
-    let restore = || {
-        let mut c = tokio::process::Command::new(AUTOTUNE);
-        c.arg("restore")
-            .env("DOCKER_HOST", &field.fake.host)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        c
-    };
-    let first = ended(restore()).await;
+    let first = ended(field.restore("0s")).await;
     assert_eq!(first.status.code(), Some(0), "{}", words(&first));
     assert!(
         words(&first).contains("container web is back (running)"),
@@ -755,12 +746,152 @@ async fn restore_gives_back_when_tool_and_guardian_are_killed() {
         words(&first)
     );
     assert_eq!(field.fake.violation(&field.id, "web", true), None);
-    let second = ended(restore()).await;
+    let second = ended(field.restore("0s")).await;
     assert_eq!(
         (second.status.code(), words(&second).trim()),
         (Some(0), "nothing is parked")
     );
     field.assert_resumes("restored by hand").await;
+}
+
+/// What a run leaves that was killed with its guardian, without having to run and kill one.
+fn left_parked() -> Field {
+    let fake = FakeEngine::start();
+    let id = fake.add("web.autotune-parked-running", json!({}), false);
+    let trial = json!({"autotune.run": "night-0", "autotune.original": id, "autotune.original-name": "web"});
+    fake.add("web", trial, true);
+    Field::with(fake, id)
+}
+
+impl Field {
+    fn restore(&self, wait: &str) -> tokio::process::Command {
+        let mut c = tokio::process::Command::new(AUTOTUNE);
+        c.args(["restore", "--wait", wait])
+            .env("DOCKER_HOST", &self.fake.host)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        c
+    }
+}
+
+/// Breaks when `restore`, at boot or after the service's end, gives up on an engine that is about to come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restore_waits_for_an_engine_that_is_not_up_yet() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let mut field = left_parked();
+    field.fake.stop();
+    let once = ended(field.restore("0s")).await;
+    assert_eq!(once.status.code(), Some(69), "{}", words(&once));
+    let mut child = field.restore("2m").spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = tokio::time::timeout(HANG, said.next_line())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(first.as_ref().is_some_and(|l| l.contains("waiting")), "{first:?}");
+    field.fake.start_again();
+    let status = tokio::time::timeout(HANG, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(field.fake.violation(&field.id, "web", true), None);
+}
+
+/// Breaks when a folder for locks that can't be used keeps `restore` or the next run from giving back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_cannot_be_made_keeps_nobody_from_giving_back() {
+    let field = left_parked();
+    let mut restore = field.restore("0s");
+    restore.env("TMPDIR", "/dev/null");
+    let out = ended(restore).await;
+    assert_eq!(out.status.code(), Some(0), "{}", words(&out));
+    assert!(
+        words(&out).contains("giving back goes on without it"),
+        "{}",
+        words(&out)
+    );
+    assert_eq!(field.fake.violation(&field.id, "web", true), None);
+
+    let field = left_parked();
+    let mut next = field.tool();
+    next.env("TMPDIR", "/dev/null");
+    let out = ended(next).await;
+    assert_eq!(
+        out.status.code(),
+        Some(74),
+        "tunes nothing without one: {}",
+        words(&out)
+    );
+    assert!(words(&out).contains("set TMPDIR"), "{}", words(&out));
+    assert_eq!(field.fake.violation(&field.id, "web", true), None);
+}
+
+/// Breaks when a signal that comes while Docker is at work leaves behind what that work comes to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_in_the_middle_of_a_docker_call_leaves_nothing_behind() {
+    for call in ["/rename", "/create"] {
+        let field = Field::new();
+        field.fake.slow(call, Duration::from_millis(700));
+        let mut child = field.tool().spawn().unwrap();
+        let begun = Instant::now();
+        while !field.fake.log().iter().any(|l| l.ends_with(call)) {
+            assert!(
+                begun.elapsed() < HANG && child.try_wait().unwrap().is_none(),
+                "{call}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        signal(&child, rustix::process::Signal::TERM);
+        let out = child.wait_with_output().await.unwrap();
+        assert_eq!(out.status.code(), Some(143), "{call}: {}", words(&out));
+        field.given_back(call).await;
+        while !field.fake.is_through() {
+            assert!(begun.elapsed() < HANG);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(field.fake.violation(&field.id, "web", true), None, "{call}");
+    }
+}
+
+/// Breaks when a study goes on with another image than the one that its trials were measured with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_image_is_refused_on_resume_and_fresh_keeps_the_old_study() {
+    let field = Field::new();
+    let child = under_way(&field).await;
+    signal(&child, rustix::process::Signal::TERM);
+    child.wait_with_output().await.unwrap();
+    field.given_back("interrupted").await;
+    let before = field.trials().await;
+    field.fake.set_image("sha256:built-anew");
+    let out = ended(field.tool()).await;
+    let text = words(&out);
+    assert_eq!(out.status.code(), Some(65), "{text}");
+    assert!(
+        text.contains("the image or executable (sha256:fake -> sha256:built-anew)")
+            && text.contains("--fresh"),
+        "{text}"
+    );
+    assert_eq!(field.trials().await, before, "a refused resume changes nothing");
+    assert_eq!(field.fake.violation(&field.id, "web", true), None);
+    let mut fresh = field.tool();
+    fresh.arg("--fresh");
+    let out = ended(fresh).await;
+    assert!(matches!(out.status.code(), Some(0 | 3)), "{}", words(&out));
+    let kept = Sqlite::open_read_only(&field.results().join("night.1"))
+        .await
+        .unwrap();
+    assert_eq!(
+        kept.trials().await.unwrap(),
+        before,
+        "the old study is beside the new one"
+    );
+    assert!(
+        field
+            .trials()
+            .await
+            .iter()
+            .all(|t| t.outcome != Some(Outcome::Interrupted))
+    );
 }
 
 /// A child process that is a guardian.

@@ -140,6 +140,7 @@ fn a_changed_space_is_refused_on_resume_and_fresh_archives() {
     let results = dir.path().join("r");
     let space = space_file(dir.path(), "");
     assert_eq!(output(&mut study(&space, &results)).status.code(), Some(0));
+    let trials = fs::read(results.join("tiny/trials.csv")).unwrap();
     let text = fs::read_to_string(&space)
         .unwrap()
         .replace("high = 8", "high = 9");
@@ -151,10 +152,29 @@ fn a_changed_space_is_refused_on_resume_and_fresh_archives() {
         stderr.contains("parameters") && stderr.contains("--fresh"),
         "{stderr}"
     );
+    // another load and another range: both are named
+    let text = fs::read_to_string(&space)
+        .unwrap()
+        .replace("timeout = \"2s\"", "timeout = \"3s\"");
+    fs::write(&space, text).unwrap();
+    let out = output(&mut study(&space, &results));
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(65), "{stderr}");
     assert!(
-        results.join("tiny/study.db").is_file(),
+        stderr.contains("[load]") && stderr.contains("[parameters]"),
+        "{stderr}"
+    );
+    assert_eq!(
+        fs::read(results.join("tiny/trials.csv")).unwrap(),
+        trials,
         "a refused resume must change nothing"
     );
+    let out = output(study(&space, &results).args(["--fresh", "--trials", "1"]));
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(matches!(out.status.code(), Some(0 | 3)), "{stderr}");
+    assert!(stderr.contains("tiny.1"), "where the old study is kept: {stderr}");
+    assert_eq!(fs::read(results.join("tiny.1/trials.csv")).unwrap(), trials);
+    assert_ne!(fs::read(results.join("tiny/trials.csv")).unwrap(), trials);
 }
 
 #[test]
@@ -262,12 +282,11 @@ fn an_error_that_quotes_the_database_url_is_shown_without_the_password() {
     const CANARY: &str = "canary-l34ky-pw";
     let dir = tempfile::tempdir().unwrap();
     let port = leaky(CANARY);
-    let space = with_command(
-        dir.path(),
-        "[\"sleep\", \"120\"]\nenv = { DATABASE_URL = \"${LEAKY_URL}\" }",
-    );
+    let scripts = "[\"true\"]\nteardown = [\"true\"]\nenv = { DATABASE_URL = \"${LEAKY_URL}\" }";
+    let space = with_command(dir.path(), scripts);
     let text = fs::read_to_string(&space)
         .unwrap()
+        .replace("kind = \"process\"\ncommand", "kind = \"command\"\ndeploy")
         .replace("http://127.0.0.1:0", &format!("http://127.0.0.1:{port}"));
     fs::write(&space, text).unwrap();
     let out = output(

@@ -27,7 +27,7 @@ fn config(n: i64) -> Config {
     .collect()
 }
 
-fn new_trial(n: i64) -> NewTrial {
+pub fn new_trial(n: i64) -> NewTrial {
     NewTrial {
         phase: TrialPhase::Search,
         config: config(n),
@@ -36,7 +36,7 @@ fn new_trial(n: i64) -> NewTrial {
     }
 }
 
-fn some_probe(n: u32) -> Probe {
+pub fn some_probe(n: u32) -> Probe {
     let mut rng = ChaCha8Rng::seed_from_u64(u64::from(n));
     probe(
         &mut rng,
@@ -48,7 +48,7 @@ fn some_probe(n: u32) -> Probe {
     )
 }
 
-fn end() -> TrialEnd {
+pub fn end() -> TrialEnd {
     let outcome = Outcome::Failed {
         failure: Failure::Oom,
         detail: "137".into(),
@@ -62,7 +62,7 @@ fn end() -> TrialEnd {
 
 /// What every journal keeps to. `journal` is empty. Breaks when a number is given twice or with a gap, a
 /// closed trial takes a write, or anything reads back other than it was written.
-async fn conformance(journal: &impl Journal) {
+pub async fn conformance(journal: &impl Journal) {
     assert_eq!(journal.meta().await.unwrap(), None);
     let facts = meta(&space());
     journal.create(&facts).await.unwrap();

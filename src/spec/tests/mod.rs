@@ -270,7 +270,7 @@ fn defaults_hold_where_keys_are_left_out() {
         (spec.name.as_str(), spec.seed, spec.results.to_str()),
         ("t", 1, Some("results"))
     );
-    assert_eq!((spec.slo.errors.get(), spec.confirm.pairs), (0.05, 8));
+    assert_eq!((spec.slo.errors.get(), spec.confirm.pairs), (0.05, 10));
     assert_eq!(
         (
             spec.capacity.max.get(),

@@ -4,6 +4,7 @@
 //! A file that is not ours, damaged, or from a newer version is refused with a sentence before anything is
 //! written to it.
 
+mod copy;
 mod errors;
 mod open;
 mod turn;
@@ -16,6 +17,7 @@ use std::time::SystemTime;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqlitePool, SqliteQueryResult, SqliteSynchronous};
 
+pub(in crate::store) use self::copy::{Copied, EventRow, ProbeRow, TrialRow};
 use self::errors::{migrate_error, sql_error};
 use self::open::{BUSY, connect, inspect, make_file, make_folder, migrator, options};
 pub use self::turn::{Turn, turn};
@@ -229,7 +231,7 @@ type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArgume
 
 /// JSON of `value`, checked to read back as the same: a number that JSON cannot hold (not-a-number, infinity)
 /// would otherwise make the whole study unreadable.
-fn json<T>(what: &str, value: &T) -> Result<String, StoreError>
+pub(in crate::store) fn json<T>(what: &str, value: &T) -> Result<String, StoreError>
 where
     T: serde::Serialize + serde::de::DeserializeOwned,
 {
@@ -239,7 +241,7 @@ where
     Ok(text)
 }
 
-fn now() -> String {
+pub(in crate::store) fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
@@ -446,7 +448,7 @@ impl Sqlite {
 }
 
 /// JSON of an event within [`MAX_EVENT`]: texts are cut shorter and shorter before it is given up.
-fn bounded(detail: &serde_json::Value) -> String {
+pub(in crate::store) fn bounded(detail: &serde_json::Value) -> String {
     let mut text = detail.to_string();
     for longest in [8_192, 1_024, 128] {
         if text.len() <= MAX_EVENT {

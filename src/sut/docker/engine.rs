@@ -97,6 +97,29 @@ struct Counters {
     changes: AtomicU64,
     /// The planned fault has happened.
     dead: AtomicBool,
+    /// A change was asked for whose end nobody saw.
+    unsure: AtomicBool,
+}
+
+/// A call under way; dropped before it was seen to its end, what it did is unknown.
+struct UnderWay<'a> {
+    counters: &'a Counters,
+    changes: bool,
+}
+
+impl UnderWay<'_> {
+    /// Seen to its end: docker carried it out or said no.
+    fn ended(mut self) {
+        self.changes = false;
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if self.changes {
+            self.counters.unsure.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A Docker daemon. Cheap to clone; clones share the numbering.
@@ -164,6 +187,18 @@ impl Engine {
         (c.calls.load(Ordering::Relaxed), c.changes.load(Ordering::Relaxed))
     }
 
+    /// Whether a change was asked for whose end nobody saw: the call was dropped (a signal), broke off or came too late. The
+    /// daemon may carry it out yet.
+    #[must_use]
+    pub fn is_unsure(&self) -> bool {
+        self.counters.unsure.load(Ordering::Relaxed)
+    }
+
+    /// What such calls came to was looked at.
+    pub fn is_settled(&self) {
+        self.counters.unsure.store(false, Ordering::Relaxed);
+    }
+
     /// bollard keeps no idle connections here and checks that the socket exists, so a client lives for one call.
     fn client(&self) -> Result<Docker, EngineError> {
         let version = bollard::API_DEFAULT_VERSION;
@@ -177,6 +212,21 @@ impl Engine {
 
     /// Every call of the tool to Docker passes here.
     async fn call<T, F>(&self, call: Call<'_>, work: F) -> Result<T, EngineError>
+    where
+        F: Future<Output = Result<T, EngineError>>,
+    {
+        let under_way = UnderWay {
+            counters: &self.counters,
+            changes: call.changes,
+        };
+        let outcome = self.numbered(call, work).await;
+        if !matches!(outcome, Err(EngineError::Away(_) | EngineError::Late(_))) {
+            under_way.ended();
+        }
+        outcome
+    }
+
+    async fn numbered<T, F>(&self, call: Call<'_>, work: F) -> Result<T, EngineError>
     where
         F: Future<Output = Result<T, EngineError>>,
     {
@@ -445,6 +495,8 @@ pub struct Listed {
     pub labels: std::collections::BTreeMap<String, String>,
     /// "bridge", a network's name, "container:ID" ...
     pub network_mode: String,
+    /// Its own health check says so.
+    pub is_unhealthy: bool,
 }
 
 impl Listed {
@@ -470,6 +522,8 @@ impl Listed {
                 .map(|(k, v)| (k.clone(), text(v)))
                 .collect(),
             network_mode: text(&json["HostConfig"]["NetworkMode"]),
+            // "Up 2 hours (unhealthy)"
+            is_unhealthy: text(&json["Status"]).contains("(unhealthy)"),
         })
     }
 

@@ -255,6 +255,7 @@ mod tests {
             state: "running".into(),
             labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             network_mode: "bridge".into(),
+            ..Listed::default()
         }
     }
 

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod clone;
 pub mod engine;
 pub mod find;
+pub mod giving_back;
 mod instances;
 mod neighbours;
 pub mod parking;
@@ -33,8 +34,9 @@ use crate::units::Bytes;
 use clone::Limits;
 use engine::{Engine, EngineError};
 use find::Original;
+use giving_back::{GiveBack, RestoreError};
 use neighbours::Neighbours;
-use parking::{Filter, RestoreError};
+use parking::Filter;
 use record::{Record, Step};
 use watch::Watch;
 
@@ -59,6 +61,8 @@ struct Live {
     started_at: String,
     pid: Option<u32>,
     has_memory_limit: bool,
+    /// How often the daemon had gone away before it was made.
+    gaps: u32,
 }
 
 /// The original as preflight found it.
@@ -115,11 +119,24 @@ impl DockerSut {
     /// Nobody else works on this container from now on.
     async fn hold(&mut self, original: &Original) -> Result<(), SutError> {
         if self.lock.is_none() {
-            let holder = Holder::this(&self.run_id, &format!("container {}", original.name), false);
-            let key = container_key(parking::short(&original.id));
+            let (key, holder) = self.claim(original);
             self.lock = Some(Lock::container(&key, &holder).await?);
         }
         Ok(())
+    }
+
+    /// The same before it is given back, which a lock that can't be made does not prevent.
+    async fn hold_to_give_back(&mut self, original: &Original) -> Result<(), SutError> {
+        if self.lock.is_none() {
+            let (key, holder) = self.claim(original);
+            self.lock = Lock::to_give_back(&key, &holder, |why| tracing::warn!("{why}")).await?;
+        }
+        Ok(())
+    }
+
+    fn claim(&self, original: &Original) -> (String, Holder) {
+        let holder = Holder::this(&self.run_id, &format!("container {}", original.name), false);
+        (container_key(parking::short(&original.id)), holder)
     }
 
     /// Finds the container and refuses what can't be given back. Changes nothing.
@@ -253,10 +270,14 @@ impl DockerSut {
             let watch = Watch::begin(&engine, &original).await;
             self.watch = Some(watch.map_err(|e| self.redacted(e))?);
         }
-        let neighbours = self.known()?.neighbours.clone();
-        if let Some(watch) = &self.watch {
-            watch.mind(&neighbours);
+        if let Some(watch) = &self.watch
+            && !watch.is_open_soon().await
+        {
+            return Err(SutError::Infrastructure(
+                "docker answers, but its events can't be followed; what happens to the trial would not be seen".into(),
+            ));
         }
+        let neighbours = self.known()?.neighbours.clone();
         let grace = self.known()?.grace;
         self.notes.send(Note::Parking {
             id: original.id.clone(),
@@ -266,7 +287,13 @@ impl DockerSut {
         self.known()?.original = original;
         parked.map_err(|e| self.redacted(e))?;
         match neighbours.settle(&engine).await {
-            Ok(None) => Ok(()),
+            Ok(None) => {
+                // From here on only: what parking the service did to others is our own doing.
+                if let Some(watch) = &self.watch {
+                    watch.mind(&neighbours);
+                }
+                Ok(())
+            }
             Ok(Some(which)) => Err(SutError::Infrastructure(format!(
                 "{which}, and the service needs it"
             ))),
@@ -313,6 +340,7 @@ impl DockerSut {
                     .as_ref()
                     .and_then(|h| h.memory)
                     .is_some_and(|m| m > 0),
+            gaps: self.gaps(),
         };
         if instance > 1 {
             self.others.push(live);
@@ -400,6 +428,9 @@ impl DockerSut {
         }
         let restarted = !live.started_at.is_empty() && state["StartedAt"].as_str() != Some(&live.started_at);
         if restarted {
+            if self.gaps() > live.gaps {
+                return Err(daemon_restarted());
+            }
             return Err(SutError::Config {
                 failure: Failure::Unstable,
                 detail: "the container was started again under the load".into(),
@@ -423,22 +454,27 @@ impl DockerSut {
         by_event.max(by_kernel)
     }
 
+    /// How often the daemon went away so far.
+    fn gaps(&self) -> u32 {
+        self.watch.as_ref().map_or(0, Watch::gaps)
+    }
+
     /// Why the trial's main process ended: the config, somebody, or the daemon.
     async fn explain_end(&self, live: &Live, state: &Json) -> SutError {
         let deadline = Instant::now() + EXPLANATION;
         if let Some(watch) = &self.watch {
-            while watch.of(&live.id).died.is_none() && watch.gaps() == 0 && Instant::now() < deadline {
+            // A daemon that is stopped ends its containers first: a signal may be followed by the end of the stream.
+            let is_clear = |seen: watch::TrialEvents| seen.died.is_some() && !seen.killed;
+            while !is_clear(watch.of(&live.id)) && watch.gaps() == live.gaps && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
         let code = state["ExitCode"].as_i64().unwrap_or(-1);
         let events = self.watch.as_ref().map(|w| w.of(&live.id)).unwrap_or_default();
-        let gaps = self.watch.as_ref().map_or(0, Watch::gaps);
         let oom = state["OOMKilled"].as_bool() == Some(true) || events.oom > 0;
-        if !oom && gaps > 0 && code == SIGKILL_STATUS {
-            return SutError::Infrastructure(
-                "the docker daemon was restarted and took the trial with it".into(),
-            );
+        // Whatever the status: a restart in order sends SIGTERM, which services end with 0, 143 or as they like.
+        if !oom && self.gaps() > live.gaps {
+            return daemon_restarted();
         }
         if !oom && events.killed {
             return refused("somebody stopped the trial through docker during the run".into());
@@ -570,6 +606,7 @@ impl Sut for DockerSut {
         place::check(&spec_url, found)?;
         facts.lines = lines(found, &version);
         facts.warnings = unread;
+        facts.warnings.extend(found.neighbours.warning());
         facts.warnings.extend(place::anonymous_volumes(&found.inspect));
         facts.warnings.extend(replicas::check(
             parameters,
@@ -651,12 +688,23 @@ impl Sut for DockerSut {
             return Ok(None);
         };
         self.watch = None;
-        let filter = Filter::Originals(vec![original.id.clone()]);
+        // Before anything is changed: who is killed here is in the middle of giving back, an earlier run's container too.
+        self.notes.send(Note::Parking {
+            id: original.id.clone(),
+            name: original.name.clone(),
+        });
         self.note(&original, Step::Restore, 0);
+        let engine = self.engine.clone();
+        let filter = Filter::Originals(vec![original.id.clone()]);
+        let mut attempts = GiveBack::new(&engine, &filter);
         let mut pause = Duration::from_secs(1);
         for attempt in 1..=RESTORE_TRIES {
-            match parking::restore_all(&self.engine, &filter).await {
-                Ok(done) => {
+            match attempts.attempt().await {
+                Ok(mut done) => {
+                    if engine.is_unsure() {
+                        done.extend(parking::settle(&engine, &filter, &done).await);
+                        engine.is_settled();
+                    }
                     self.note(&original, Step::Restored, 0);
                     self.notes.send(Note::GivenBack { id: original.id });
                     self.live = None;
@@ -665,12 +713,8 @@ impl Sut for DockerSut {
                     let said: Vec<String> = done.into_iter().map(|r| r.what).collect();
                     return Ok(Some(said.join("; ")).filter(|s| !s.is_empty()));
                 }
-                Err(RestoreError::Away(e)) if attempt == RESTORE_TRIES => {
-                    let trials = self.others.iter().map(|l| (l.id.clone(), String::new()));
-                    return Err(away_at_restore(&original, trials, &self.redact(&e.to_string())));
-                }
-                Err(RestoreError::Away(_)) => tokio::time::sleep(pause).await,
-                Err(e) => return Err(e.into()),
+                Err(e) if e.may_pass() && attempt < RESTORE_TRIES => tokio::time::sleep(pause).await,
+                Err(e) => return Err(self.not_given_back(&original, e)),
             }
             pause *= 2;
         }
@@ -685,7 +729,9 @@ impl DockerSut {
         let all = match (self.engine.list().await, known) {
             (Ok(all), _) => all,
             // It can't be seen whether there is something to do: assume so.
-            (Err(_), Some(original)) if original.is_parked => return Ok(Some(original)),
+            (Err(_), Some(original)) if original.is_parked || self.engine.is_unsure() => {
+                return Ok(Some(original));
+            }
             (Err(e), _) => return Err(e.into()),
         };
         let found = match &self.found {
@@ -697,12 +743,13 @@ impl DockerSut {
             return Ok(None);
         };
         let filter = Filter::Originals(vec![original.id.clone()]);
-        if parking::observe(&all, &filter).is_empty() {
+        // A call that was cut off may park it yet.
+        if parking::observe(&all, &filter).is_empty() && !self.engine.is_unsure() {
             self.live = None;
             self.others.clear();
             return Ok(None);
         }
-        self.hold(&original).await?;
+        self.hold_to_give_back(&original).await?;
         Ok(Some(original))
     }
 
@@ -720,6 +767,27 @@ impl DockerSut {
         }
     }
 
+    /// What can't be given back now: who goes on with it, and what does it by hand.
+    fn not_given_back(&self, original: &Original, e: RestoreError) -> SutError {
+        let is_stuck = !e.may_pass();
+        let (detail, commands) = match e {
+            // Nothing is known of the trials that there are.
+            RestoreError::Away(e) => (e.to_string(), parking::by_hand(original)),
+            RestoreError::Failing { detail, commands, .. }
+            | RestoreError::Taken { detail, commands, .. }
+            | RestoreError::Stuck { detail, commands, .. } => (detail, commands),
+        };
+        let heir = match self.notes.are_heard() && !is_stuck {
+            true => " (the guardian goes on trying and gives it back as soon as docker lets it)",
+            false => "",
+        };
+        SutError::RestoreFailed {
+            name: original.name.clone(),
+            detail: format!("{}{heir}", self.redact(&detail)),
+            commands,
+        }
+    }
+
     fn note(&self, original: &Original, step: Step, trial: u32) {
         if let Err(e) = self.record(original, step, trial) {
             // Giving back goes before writing about it.
@@ -728,23 +796,8 @@ impl DockerSut {
     }
 }
 
-fn away_at_restore(o: &Original, others: impl Iterator<Item = (String, String)>, detail: &str) -> SutError {
-    let parked = parking::Parked {
-        original: Original {
-            is_parked: true,
-            ..o.clone()
-        },
-        is_up: false,
-        trials: std::iter::once((o.name.clone(), o.name.clone()))
-            .chain(others)
-            .collect(),
-        exists: true,
-    };
-    SutError::RestoreFailed {
-        name: o.name.clone(),
-        detail: detail.to_owned(),
-        commands: parked.commands(),
-    }
+fn daemon_restarted() -> SutError {
+    SutError::Infrastructure("the docker daemon was restarted and took the trial with it".into())
 }
 
 fn refused(message: String) -> SutError {
@@ -905,5 +958,47 @@ fn highest(domain: &Domain) -> f64 {
         Domain::Int { high, .. } => *high as f64,
         Domain::Float { high, .. } => *high,
         Domain::Choice { values } => values.iter().filter_map(|v| v.as_f64()).fold(0.0, f64::max),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{ReadySpec, SutKind};
+
+    /// Breaks when the message of a daemon that is away at the end tells people to remove the container that the guardian
+    /// gives back meanwhile, under the name that it has then.
+    #[test]
+    fn a_container_that_is_not_given_back_is_never_named_in_a_removal() {
+        let target = DockerRef::Container("shop-api-service-1".into());
+        let spec = SutSpec {
+            kind: SutKind::Docker(target.clone()),
+            url: "http://127.0.0.1:0".into(),
+            ready: ReadySpec {
+                path: "/".into(),
+                timeout: Duration::from_secs(1),
+            },
+            env: BTreeMap::new(),
+        };
+        let engine = Engine::at("unix:///nowhere/docker.sock").unwrap();
+        let mut sut = DockerSut::new(engine, &spec, &target, "run-1", Path::new("results"));
+        let original = Original {
+            id: "0123456789abcdef".into(),
+            name: "shop-api-service-1".into(),
+            is_parked: true,
+            was_running: true,
+            compose: None,
+            compose_up: None,
+        };
+        let away = || RestoreError::Away(EngineError::Away("no answer".into()));
+        let said = sut.not_given_back(&original, away()).to_string();
+        assert!(
+            said.contains("run: autotune restore, or: docker rm -f -v $(docker ps -aq --filter label=autotune.original=0123456789abcdef)"),
+            "{said}"
+        );
+        assert!(!said.contains("guardian"), "there is none: {said}");
+        sut.set_notes(Notes::to(|_| {}));
+        let said = sut.not_given_back(&original, away()).to_string();
+        assert!(said.contains("no answer (the guardian goes on"), "{said}");
     }
 }

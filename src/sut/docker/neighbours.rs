@@ -1,10 +1,11 @@
 //! What the service leans on: the other services of its compose project. When one of them ends or is restarted during a
 //! trial, the trial says nothing about the config: an infrastructure fault, waited for and repeated.
 //!
-//! Those that the service's own label `depends_on` names, else all that were up when the service was found. A database
-//! outside of the project is not seen from here.
+//! Those that the service's own label `depends_on` names, else all that were up when the service was found and don't
+//! depend on it themselves: a proxy or a worker that ends because the service is parked is no fault. Nor is one that was
+//! unhealthy before. A database outside of the project is not seen from here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
@@ -29,6 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub(super) struct Neighbours {
     project: String,
     services: BTreeMap<String, String>,
+    /// Not in order when the service was found: name and state.
+    ailing: Vec<String>,
 }
 
 impl Neighbours {
@@ -43,19 +46,48 @@ impl Neighbours {
             .and_then(|c| c.label(DEPENDS_ON))
             .map(depended_on)
             .unwrap_or_default();
-        let services = all
+        let members: Vec<&Listed> = all
             .iter()
             .filter(|c| c.is_up() && c.label(parking::RUN).is_none() && c.label(ONE_OFF) != Some("True"))
             .filter(|c| c.label(PROJECT) == Some(project.as_str()))
-            .filter_map(|c| Some((c.label(SERVICE)?.to_owned(), c.name.clone())))
-            .filter(|(service, _)| service != own)
-            .filter(|(service, _)| named.is_empty() || named.contains(service))
-            .take(MOST)
             .collect();
-        Self {
+        let dependents = dependents(&members, own);
+        let mut found = Self {
             project: project.clone(),
-            services,
+            ..Self::default()
+        };
+        for c in members {
+            let Some(service) = c.label(SERVICE).filter(|s| *s != own) else {
+                continue;
+            };
+            let matters =
+                named.iter().any(|n| n == service) || (named.is_empty() && !dependents.contains(service));
+            if !matters {
+                continue;
+            }
+            if c.state != "running" || c.is_unhealthy {
+                let state = if c.is_unhealthy {
+                    "unhealthy"
+                } else {
+                    c.state.as_str()
+                };
+                found.ailing.push(format!("{} ({state})", c.name));
+            } else if found.services.len() < MOST {
+                found.services.insert(service.to_owned(), c.name.clone());
+            }
         }
+        found.ailing.truncate(MOST);
+        found
+    }
+
+    /// What is not watched, and why.
+    pub(super) fn warning(&self) -> Option<String> {
+        (!self.ailing.is_empty()).then(|| {
+            format!(
+                "not in order already, so that what becomes of it during a trial counts for nothing: {}",
+                self.ailing.join(", ")
+            )
+        })
     }
 
     /// What an event says about one of them, where it matters.
@@ -127,6 +159,25 @@ impl Neighbours {
     }
 }
 
+/// Services that depend on `own`, over others too.
+fn dependents<'a>(members: &[&'a Listed], own: &'a str) -> BTreeSet<&'a str> {
+    let mut all = BTreeSet::from([own]);
+    // Each round finds at least one more, or it was the last.
+    for _ in 0..=members.len() {
+        let before = all.len();
+        for c in members {
+            let needs = c.label(DEPENDS_ON).map(depended_on).unwrap_or_default();
+            if needs.iter().any(|n| all.contains(n.as_str())) {
+                all.extend(c.label(SERVICE));
+            }
+        }
+        if all.len() == before {
+            break;
+        }
+    }
+    all
+}
+
 /// `postgres:service_healthy:false,redis:service_started:true`
 fn depended_on(label: &str) -> Vec<String> {
     label
@@ -152,7 +203,7 @@ mod tests {
             name: format!("shop-{name}-1"),
             state: state.into(),
             labels,
-            network_mode: String::new(),
+            ..Listed::default()
         }
     }
 
@@ -180,6 +231,32 @@ mod tests {
         let (all, mut original) = project("");
         original.compose = None;
         assert_eq!(Neighbours::of(&all, &original), Neighbours::default());
+    }
+
+    /// Breaks when what follows from parking the service itself, or was there before, ends trials.
+    #[test]
+    fn those_that_depend_on_it_and_those_that_ail_already_are_left_out() {
+        let (mut all, original) = project("");
+        all.push(service(
+            "worker",
+            "running",
+            &[(DEPENDS_ON, "api:service_started:true")],
+        ));
+        all.push(service(
+            "proxy",
+            "running",
+            &[(DEPENDS_ON, "worker:service_started:false")],
+        ));
+        all.push(service("search", "restarting", &[]));
+        all[2].is_unhealthy = true;
+        let of = Neighbours::of(&all, &original);
+        assert_eq!(of.services.keys().collect::<Vec<_>>(), ["db"]);
+        let said = of.warning().unwrap();
+        assert!(
+            said.contains("shop-mail-1 (unhealthy)") && said.contains("shop-search-1 (restarting)"),
+            "{said}"
+        );
+        assert!(!said.contains("worker") && !said.contains("proxy"), "{said}");
     }
 
     #[test]

@@ -5,14 +5,14 @@
 //! without any file, and may be repeated and broken off at every step.
 //!
 //! The order is rename, stop; and back: start, rename. So from the first change to the last the name tells what has to
-//! be undone. The original is never removed and never updated.
+//! be undone. The original is never removed and never updated. The way back is in `giving_back`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::engine::{Engine, EngineError, Listed};
 use super::find::{Original, quoted};
-use crate::sut::SutError;
+pub use super::giving_back::{GiveBack, RestoreError, Restored, restore_all, settle};
 
 /// Label of a trial: the run that made it.
 pub const RUN: &str = "autotune.run";
@@ -28,7 +28,7 @@ const STOPPED: &str = ".autotune-parked-stopped";
 /// Docker's own grace period between stop signal and SIGKILL.
 const DOCKER_GRACE: Duration = Duration::from_secs(10);
 /// Bounds the wait for a container whose own grace period is not known.
-const LONG_GRACE: Duration = Duration::from_secs(60);
+pub(super) const LONG_GRACE: Duration = Duration::from_secs(60);
 /// Pauses before the second and third attempt to start.
 const START_PAUSES: [Duration; 3] = [
     Duration::ZERO,
@@ -68,6 +68,22 @@ pub fn grace(stop_timeout: Option<i64>) -> Duration {
     stop_timeout
         .and_then(|s| u64::try_from(s).ok())
         .map_or(DOCKER_GRACE, |s| Duration::from_secs(s.min(3_600)))
+}
+
+/// What gives `o` back by hand, whatever was done so far. Trials go by their label and never by a name: once the original
+/// is back, that name is its own.
+#[must_use]
+pub fn by_hand(o: &Original) -> String {
+    let start = match o.was_running {
+        true => format!("; docker start {}", quoted(&o.name)),
+        false => String::new(),
+    };
+    format!(
+        "autotune restore, or: docker rm -f -v $(docker ps -aq --filter label={ORIGINAL}={}); docker rename {} {}{start}",
+        o.id,
+        quoted(&parked_name(&o.name, o.was_running)),
+        quoted(&o.name),
+    )
 }
 
 /// Which containers a restore is about.
@@ -177,106 +193,6 @@ fn gone(id: &str, trial: &Listed) -> Parked {
     }
 }
 
-/// What a restore did to one original.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Restored {
-    /// Its name.
-    pub name: String,
-    /// Its id.
-    pub id: String,
-    /// Whether it runs now, as it did before it was parked.
-    pub runs: bool,
-    /// One sentence for people.
-    pub what: String,
-}
-
-/// Why a restore did not get through.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RestoreError {
-    /// The daemon does not answer: the same again later.
-    #[error("{0}")]
-    Away(EngineError),
-    /// Something is in the way that only a person can judge.
-    #[error("could not give {name} back: {detail}; run: {commands}")]
-    Stuck {
-        /// The container.
-        name: String,
-        /// What is in the way.
-        detail: String,
-        /// What does it by hand.
-        commands: String,
-    },
-}
-
-impl From<RestoreError> for SutError {
-    fn from(e: RestoreError) -> Self {
-        match e {
-            RestoreError::Away(e) => e.into_sut(),
-            RestoreError::Stuck {
-                name,
-                detail,
-                commands,
-            } => Self::RestoreFailed {
-                name,
-                detail,
-                commands,
-            },
-        }
-    }
-}
-
-/// Gives back everything that `filter` takes. Idempotent. All are tried; the first error is returned.
-pub async fn restore_all(engine: &Engine, filter: &Filter) -> Result<Vec<Restored>, RestoreError> {
-    let all = engine.list().await.map_err(RestoreError::Away)?;
-    let mut done = Vec::new();
-    let mut first_error = None;
-    for parked in observe(&all, filter) {
-        match restore_one(engine, &parked).await {
-            Ok(restored) => done.push(restored),
-            Err(e) => first_error = first_error.or(Some(e)),
-        }
-    }
-    first_error.map_or(Ok(done), Err)
-}
-
-async fn restore_one(engine: &Engine, parked: &Parked) -> Result<Restored, RestoreError> {
-    let o = &parked.original;
-    let stuck = |e: EngineError| match e {
-        EngineError::Away(_) | EngineError::Missing(_) | EngineError::Late(_) => RestoreError::Away(e),
-        other => RestoreError::Stuck {
-            name: o.name.clone(),
-            detail: other.to_string(),
-            commands: parked.commands(),
-        },
-    };
-    remove_trials(engine, &parked.trials).await.map_err(stuck)?;
-    if !parked.exists {
-        return Ok(Restored {
-            name: o.name.clone(),
-            id: o.id.clone(),
-            runs: false,
-            what: format!(
-                "the trial of {} is removed; the container itself was removed by somebody: {}",
-                o.name,
-                o.mend()
-            ),
-        });
-    }
-    if o.is_parked {
-        // The old name comes last: as long as the parked one is there, a repeat knows what is left to do.
-        if o.was_running {
-            if parked.is_up {
-                // A stop that the tool asked for just before it was killed may be under way: starting would find it
-                // running, and then it ends. Stopping waits for that.
-                engine.stop(&o.id, None, LONG_GRACE).await.map_err(stuck)?;
-            }
-            start(engine, &o.id).await.map_err(stuck)?;
-        }
-        engine.rename(&o.id, &o.name).await.map_err(stuck)?;
-    }
-    verify(engine, parked).await
-}
-
 /// Stops our trials, so that they can say goodbye to their database, and removes them with their anonymous volumes.
 pub async fn remove_trials(engine: &Engine, trials: &[(String, String)]) -> Result<(), EngineError> {
     // At once: each may take its whole grace period.
@@ -320,41 +236,6 @@ pub fn is_port_busy(e: &EngineError) -> bool {
         if m.contains("port is already allocated") || m.contains("address already in use"))
 }
 
-async fn verify(engine: &Engine, parked: &Parked) -> Result<Restored, RestoreError> {
-    let o = &parked.original;
-    let all = engine.list().await.map_err(RestoreError::Away)?;
-    let is = all.iter().find(|c| c.id == o.id);
-    let wrong = match is {
-        None => Some("it is gone".to_owned()),
-        Some(c) if c.name != o.name => Some(format!("its name is {}", c.name)),
-        Some(c) if o.was_running && !c.is_up() => {
-            Some(format!("it ended right after its start ({})", c.state))
-        }
-        Some(_) => None,
-    };
-    match wrong {
-        Some(detail) => Err(RestoreError::Stuck {
-            name: o.name.clone(),
-            detail,
-            commands: parked.commands(),
-        }),
-        None => Ok(Restored {
-            name: o.name.clone(),
-            id: o.id.clone(),
-            runs: o.was_running,
-            what: format!(
-                "container {} is back ({})",
-                o.name,
-                if o.was_running {
-                    "running"
-                } else {
-                    "stopped, as it was"
-                }
-            ),
-        }),
-    }
-}
-
 /// Parks the original: from here on `restore_all` has something to do. Idempotent, and right again after a daemon
 /// restart that started the parked container by its policy.
 pub async fn park(engine: &Engine, original: &mut Original, own_grace: Duration) -> Result<(), EngineError> {
@@ -376,7 +257,7 @@ mod tests {
             name: name.into(),
             state: state.into(),
             labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
-            network_mode: String::new(),
+            ..Listed::default()
         }
     }
 
@@ -387,6 +268,26 @@ mod tests {
         }
         assert_eq!(unparked("web"), None);
         assert_eq!(unparked(RUNNING), None);
+    }
+
+    /// Breaks when what people paste in the morning could remove the container that is meanwhile back under its name.
+    #[test]
+    fn by_hand_only_what_has_our_label_is_removed() {
+        let mut o = Original::from_listed(&listed(
+            "o1-with-all-its-digits",
+            "shop-api-service-1",
+            "running",
+            &[],
+        ));
+        let words = by_hand(&o);
+        assert_eq!(
+            words,
+            "autotune restore, or: docker rm -f -v $(docker ps -aq --filter \
+             label=autotune.original=o1-with-all-its-digits); docker rename \
+             shop-api-service-1.autotune-parked-running shop-api-service-1; docker start shop-api-service-1"
+        );
+        o.was_running = false;
+        assert!(!by_hand(&o).contains("docker start"));
     }
 
     #[test]

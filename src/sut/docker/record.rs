@@ -63,18 +63,7 @@ impl Record {
             engine: engine.to_owned(),
             id: original.id.clone(),
             name: original.name.clone(),
-            by_hand: format!(
-                "autotune restore, or: docker rm -f -v $(docker ps -aq --filter label={label}={id}); \
-                 docker rename {parked_name} {name}{start}",
-                label = super::parking::ORIGINAL,
-                id = original.id,
-                name = original.name,
-                start = if original.was_running {
-                    format!("; docker start {}", original.name)
-                } else {
-                    String::new()
-                }
-            ),
+            by_hand: super::parking::by_hand(original),
             parked_name,
             was_running: original.was_running,
             step,

@@ -17,6 +17,8 @@ use super::parking;
 
 /// Pauses between attempts to open the stream again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a stream that broke off is waited for where the daemon answers: a few attempts.
+const OPEN_SOON: Duration = Duration::from_secs(10);
 /// A daemon that comes up again starts what its restart policies say, for about this long.
 const BOOT: Duration = Duration::from_secs(20);
 /// Trials that are remembered; more never run at once.
@@ -40,6 +42,7 @@ struct Seen {
     neighbours: Neighbours,
     trouble: Option<String>,
     gaps: u32,
+    is_broken: bool,
     reopened: Option<Instant>,
     last_nano: Option<i64>,
 }
@@ -68,9 +71,15 @@ impl Watch {
                 while let Some(event) = lines.next().await {
                     lock(&shared).take(&event, &original);
                 }
-                lock(&shared).gaps += 1;
+                {
+                    let mut seen = lock(&shared);
+                    seen.gaps += 1;
+                    seen.is_broken = true;
+                }
                 lines = reopen(&engine, &shared).await;
-                lock(&shared).reopened = Some(Instant::now());
+                let mut seen = lock(&shared);
+                seen.reopened = Some(Instant::now());
+                seen.is_broken = false;
             }
         });
         Ok(Self { seen, task })
@@ -114,6 +123,18 @@ impl Watch {
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         lock(&self.seen).trouble.clone()
+    }
+
+    /// Until the stream is open again, for a moment: what happens while it is not is not seen. Says whether it is.
+    pub async fn is_open_soon(&self) -> bool {
+        let deadline = Instant::now() + OPEN_SOON;
+        while lock(&self.seen).is_broken {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
     }
 
     /// How often the stream broke off.

@@ -266,8 +266,22 @@ impl DockerSut {
         removed.map_err(|e| self.redacted(e))?;
         self.record(&original, Step::Park, trial)
             .map_err(|e| record::refused(&self.results, &e))?;
+        self.follow_events(&original).await?;
+        let grace = self.known()?.grace;
+        self.notes.send(Note::Parking {
+            id: original.id.clone(),
+            name: original.name.clone(),
+        });
+        let parked = parking::park(&engine, &mut original, grace).await;
+        self.known()?.original = original;
+        parked.map_err(|e| self.redacted(e))?;
+        self.neighbours_settled().await
+    }
+
+    /// From here on nothing that happens in the daemon is missed.
+    async fn follow_events(&mut self, original: &Original) -> Result<(), SutError> {
         if self.watch.is_none() {
-            let watch = Watch::begin(&engine, &original).await;
+            let watch = Watch::begin(&self.engine, original).await;
             self.watch = Some(watch.map_err(|e| self.redacted(e))?);
         }
         if let Some(watch) = &self.watch
@@ -277,16 +291,13 @@ impl DockerSut {
                 "docker answers, but its events can't be followed; what happens to the trial would not be seen".into(),
             ));
         }
+        Ok(())
+    }
+
+    /// What the service leans on is there; what happens to it from here on is told.
+    async fn neighbours_settled(&mut self) -> Result<(), SutError> {
         let neighbours = self.known()?.neighbours.clone();
-        let grace = self.known()?.grace;
-        self.notes.send(Note::Parking {
-            id: original.id.clone(),
-            name: original.name.clone(),
-        });
-        let parked = parking::park(&engine, &mut original, grace).await;
-        self.known()?.original = original;
-        parked.map_err(|e| self.redacted(e))?;
-        match neighbours.settle(&engine).await {
+        match neighbours.settle(&self.engine).await {
             Ok(None) => {
                 // From here on only: what parking the service did to others is our own doing.
                 if let Some(watch) = &self.watch {

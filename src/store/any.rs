@@ -10,7 +10,7 @@ pub enum AnyStore {
     /// In the study's folder.
     Sqlite(Sqlite),
     /// Shared by several workers.
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl AnyStore {
@@ -28,7 +28,7 @@ impl AnyStore {
     pub fn shared(&self) -> Option<&Postgres> {
         match self {
             Self::Sqlite(_) => None,
-            Self::Postgres(p) => Some(p),
+            Self::Postgres(p) => Some(p.as_ref()),
         }
     }
 }

@@ -85,7 +85,7 @@ pub(super) async fn open(
         copy: AnyStore::Sqlite(copy),
         copied: None,
     };
-    Ok((AnyStore::Postgres(shared), Some(sharing)))
+    Ok((AnyStore::Postgres(Box::new(shared)), Some(sharing)))
 }
 
 impl Study<'_> {

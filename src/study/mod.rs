@@ -238,13 +238,7 @@ async fn open<'a>(
         .filter(here)
         .map(|t| t.seconds);
     let spent_before = Duration::from_secs_f64(spent.sum::<f64>().clamp(0.0, 3.2e7));
-    // What was warned of before a resume is in the journal already.
-    let warned = store
-        .events(kinds::WARNING)
-        .await?
-        .into_iter()
-        .filter_map(|w| w.as_str().map(str::to_owned))
-        .collect();
+    let warned = warned_before(&store).await?;
     Ok(Study {
         spec,
         options,
@@ -265,6 +259,15 @@ async fn open<'a>(
         given_back: false,
         warned,
     })
+}
+
+/// What was warned of before a resume is in the journal already.
+async fn warned_before(store: &impl Journal) -> Result<BTreeSet<String>, ExitError> {
+    let warnings = store.events(kinds::WARNING).await?;
+    Ok(warnings
+        .into_iter()
+        .filter_map(|w| w.as_str().map(str::to_owned))
+        .collect())
 }
 
 /// Creates the study's record, or checks that the one on disk is of the same study.

@@ -625,7 +625,7 @@ async fn killed_while_giving_back_what_an_earlier_run_left_the_guardian_goes_on(
         fake.add("web", trial, true);
         let (_home, results) = study_folder();
         let pid = Arc::new(AtomicU64::new(0));
-        let after = n % 2 == 0;
+        let after = n.is_multiple_of(2);
         fake.plan(
             n,
             Fault::Kill {

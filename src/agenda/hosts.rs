@@ -274,8 +274,11 @@ mod tests {
             ]
         );
         let searched: Vec<&Trial> = trials.iter().filter(|t| t.phase == TrialPhase::Search).collect();
-        // As on one host: today's configuration is one of the six.
-        assert_eq!(searched.len(), 5);
+        assert_eq!(
+            searched.len(),
+            5,
+            "of six trials one is today's configuration, however many hosts there are"
+        );
         let configs: BTreeSet<String> = searched.iter().map(|t| t.config.key()).collect();
         assert_eq!(configs.len(), 5, "a config went out twice");
     }

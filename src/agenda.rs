@@ -257,6 +257,11 @@ fn why_nothing(space: &Space, trials: &[Trial]) -> &'static str {
         "no configuration kept the objective at any rate, today's neither"
     } else if measured.all(generator_limited) {
         NOTHING_BETTER
+    } else if !trials
+        .iter()
+        .any(|t| t.phase == TrialPhase::Search && t.outcome.is_some())
+    {
+        "only today's configuration was measured, the budget held no other trial; raise it (--budget, or [study] budget)"
     } else {
         "nothing but today's configuration carried anything"
     }

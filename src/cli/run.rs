@@ -143,6 +143,8 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
     let parent = args.results.clone().unwrap_or_else(|| spec.results.clone());
     if args.dry_run {
         let folder = parent.join(&spec.name);
+        spec.budget = args.budget.or(spec.budget);
+        spec.trials = args.trials.or(spec.trials);
         return super::check::check(spec, &folder, global).await;
     }
     let until = args.until.as_deref().map(time_until).transpose()?;

@@ -36,7 +36,7 @@ impl Confirmation {
                 return Ok(last);
             }
         }
-        let config = Standing::read(store).await?.config(fastest).ok_or_else(|| {
+        let config = Standing::read(store).await?.to_confirm(fastest).ok_or_else(|| {
             ExitError::new(
                 exit::NO_GAIN,
                 "there is nothing to confirm: no trial of this study worked; today's configuration stays",

@@ -321,11 +321,15 @@ async fn open_study(
             ),
         ));
     }
+    let lost = match store.trials().await?.is_empty() {
+        true => "; nothing was measured yet, so --fresh loses nothing",
+        false => "",
+    };
     Err(ExitError::new(
         exit::DATA,
         format!(
             "this study cannot be resumed, since these changed: {}. Trials would not be comparable; \
-             change them back, use another [study] name, or begin again with --fresh (the old study is kept)",
+             change them back, use another [study] name, or begin again with --fresh (the old study is kept{lost})",
             changed.join(", ")
         ),
     ))

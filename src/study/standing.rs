@@ -4,7 +4,7 @@
 use crate::agenda;
 use crate::exit::{self, ExitError};
 use crate::optimizer::{self, Recommendation};
-use crate::report::FinalDecision;
+use crate::report::{FinalDecision, FinalVerdict};
 use crate::results;
 use crate::space::{Config, Space};
 use crate::store::{Journal, StudyMeta, kinds};
@@ -58,6 +58,24 @@ impl Standing {
             (_, Some(r)) => Some(r.recommended.config.clone()),
             (Some(d), None) => Some(d.config.clone()),
             (None, None) => None,
+        }
+    }
+}
+
+impl Standing {
+    /// What `confirm` measures: the config to take, and where the finals could not decide the candidate that they left open.
+    pub(crate) fn to_confirm(&self, fastest: bool) -> Option<Config> {
+        let open = self
+            .decision
+            .as_ref()
+            .filter(|d| !fastest && d.verdict == FinalVerdict::Undecided);
+        match open {
+            Some(d) => d
+                .candidate
+                .clone()
+                .or_else(|| Some(self.search.as_ref()?.recommended.config.clone()))
+                .or_else(|| self.config(false)),
+            None => self.config(fastest),
         }
     }
 }

@@ -138,6 +138,15 @@ fn flatten(value: &Value) -> BTreeMap<String, f64> {
     out
 }
 
+/// node-postgres tells how many connections there are and how many of them idle.
+fn derived(mut fields: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    if let (Some(all), Some(idle)) = (fields.get("totalcount"), fields.get("idlecount")) {
+        let used = (all - idle).max(0.0);
+        fields.entry("checkedout".to_owned()).or_insert(used);
+    }
+    fields
+}
+
 impl Source for PoolEndpoint {
     type Sample = PoolSample;
     const NAME: &'static str = "pool";
@@ -164,7 +173,7 @@ impl Source for PoolEndpoint {
         }
         let value = serde_json::from_slice(&body).map_err(|_| "its answer is not JSON".to_owned())?;
         Ok(PoolSample {
-            fields: flatten(&value),
+            fields: derived(flatten(&value)),
             latency_ms: asked.elapsed().as_secs_f64() * 1e3,
         })
     }
@@ -230,7 +239,7 @@ mod tests {
 
     fn sample(text: &str) -> PoolSample {
         PoolSample {
-            fields: flatten(&serde_json::from_str(text).unwrap()),
+            fields: derived(flatten(&serde_json::from_str(text).unwrap())),
             latency_ms: 2.0,
         }
     }
@@ -245,6 +254,11 @@ mod tests {
                 10.0,
             ),
             (r#"{"in_use": 1, "max": 4}"#, 1.0, 4.0),
+            (
+                r#"{"totalCount": 9, "idleCount": 2, "waitingCount": 3, "max": 10}"#,
+                7.0,
+                10.0,
+            ),
             (
                 r#"{"activeConnections": 9, "maximumPoolSize": 12, "threadsAwaitingConnection": 4}"#,
                 9.0,

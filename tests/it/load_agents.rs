@@ -417,7 +417,7 @@ async fn refusals_are_sentences_with_codes() {
             69,
             "is `autotune agent` running there?",
         ),
-        ("nonsense".to_owned(), &file, 77, "host:port"),
+        ("nonsense".to_owned(), &file, 2, "host:port"),
     ];
     for (agent, token, code, words) in cases {
         let out = load(agent, token.clone(), server.url(), &[]).await;

@@ -99,11 +99,8 @@ impl Fleet {
         let agents = addresses
             .iter()
             .map(|text| {
-                Address::parse(text, ca.is_some()).map_err(|why| LoadError::Agent {
-                    agent: text.clone(),
-                    fault: AgentFault::Refused,
-                    why,
-                })
+                Address::parse(text, ca.is_some())
+                    .map_err(|why| LoadError::Request(format!("agent `{text}`: {why}")))
             })
             .collect::<Result<Vec<_>, _>>()?;
         for (at, agent) in agents.iter().enumerate() {

@@ -103,12 +103,7 @@ pub(crate) async fn limit_asked(
     if spec.connections.is_none() {
         return Ok(None);
     }
-    let kept = store
-        .events(kinds::CONNECTIONS)
-        .await?
-        .pop()
-        .and_then(|v| serde_json::from_value::<Connections>(v).ok());
-    let used = match kept {
+    let used = match kept_budget(store).await? {
         Some(kept) => kept,
         None => match connections(spec, &[]).await? {
             Some(now) => {

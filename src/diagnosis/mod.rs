@@ -168,9 +168,12 @@ fn named(first: &Finding, ranked: &[Finding], reading: &Reading<'_>) -> Diagnosi
         return several(first, second, reading);
     }
     let rival = second.map_or(0.0, |s| s.strength);
+    // What was seen to happen, a kill, is not made doubtful by what was only inferred: workers that start again fill a CPU.
+    let stands_apart =
+        first.strength - rival >= 0.1 || (first.witnessed && second.is_none_or(|s| !s.witnessed));
     let confidence = if first.strength >= SURE && rival <= RIVAL && !first.blind {
         Confidence::High
-    } else if first.strength >= 0.5 && first.strength - rival >= 0.1 {
+    } else if first.strength >= 0.5 && stands_apart {
         Confidence::Medium
     } else {
         Confidence::Low

@@ -352,22 +352,19 @@ fn one_event_loop_with_cpu_to_spare() {
 #[test]
 fn an_oom_kill_of_a_child_that_docker_does_not_show() {
     // Two workers: a few resets, then 200 again; only the oom event tells.
-    let figures = with(&[
+    let killed = [
         ("oom_kills", 1.0),
         ("memory_peak_mb", 190.0),
         ("memory_limit_mb", 192.0),
-    ]);
-    let probes = trial(
-        &[p(
-            100.0,
-            880,
-            &[(C::ResetBeforeFirstByte, 60), (C::ConnectRefused, 60)],
-            40.0,
-            3.0,
-        )],
-        &figures,
-    );
-    expect(&probes, &facts(), Code::Memory, Confidence::High);
+    ];
+    let resets = [(C::ResetBeforeFirstByte, 60), (C::ConnectRefused, 60)];
+    let under = |figures: &[(&'static str, f64)]| trial(&[p(100.0, 880, &resets, 40.0, 3.0)], &with(figures));
+    expect(&under(&killed), &facts(), Code::Memory, Confidence::High);
+    // Workers that start again fill the CPU quota: a kill that was seen is still what probably binds.
+    let full = [("cpu_used", 0.5), ("cpu_limit", 0.5), ("throttled_ratio", 0.6)];
+    let both: Vec<_> = killed.into_iter().chain(full).collect();
+    let d = expect(&under(&both), &facts(), Code::Memory, Confidence::Medium);
+    assert_eq!(d.runner_up, Some(Code::CpuQuota), "{d:#?}");
     // A trial that failed before its first probe.
     let f = Facts {
         failure: Some(Failure::Oom),
@@ -397,6 +394,21 @@ fn a_limiter_with_and_without_its_own_status() {
         &CALM,
     );
     expect(&by_503, &facts(), Code::RateLimiter, Confidence::High);
+    // One that lets bursts through: the goodput is not constant. A pool that was seen with room makes it probable.
+    let bursts = |figures: &[(&'static str, f64)]| {
+        trial(
+            &[
+                p(130.0, 700, &[(C::Unavailable, 600)], 55.0, 1.0),
+                p(200.0, 1300, &[(C::Unavailable, 700)], 56.0, 1.0),
+            ],
+            &with(figures),
+        )
+    };
+    let room = [("pool_capacity", 20.0), ("pool_checked_out_peak", 3.0)];
+    expect(&bursts(&room), &facts(), Code::RateLimiter, Confidence::Medium);
+    let full = [("pool_capacity", 20.0), ("pool_checked_out_peak", 20.0)];
+    let d = told(&bursts(&full), &facts());
+    assert!(d.code != Code::RateLimiter || d.confidence == Confidence::Low, "{d:#?}");
 }
 
 #[test]

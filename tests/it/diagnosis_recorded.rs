@@ -1,7 +1,8 @@
 //! What was measured on the real stack (tests/fixtures/diagnosis, made by `diagnosis_stack` with AUTOTUNE_RECORD set),
-//! judged again: no stack, no time. All were made on two cores that others kept full. The `busy_machine_` ones staged a
-//! quota, an event loop and a pool too large, but got too little CPU to reach them: there it must be said that others
-//! use the machine, as a guess. On a quiet machine `make diagnosis` stages these three.
+//! judged again: no stack, no time. `busy_machine_` was made on two cores that others kept full: it staged a pool too large,
+//! but got too little CPU to reach it, so it must be said that others use the machine, as a guess. The rest are of a quiet
+//! machine. There the same scene met the database's two CPUs at two active backends, long before the size of the pool
+//! mattered, and is not recorded: `make diagnosis` names the database, of medium confidence.
 
 use std::fs;
 

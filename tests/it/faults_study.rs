@@ -82,6 +82,19 @@ impl Field {
         Self::with(fake, id)
     }
 
+    /// For kills at every number: where all are taken the study searches and confirms too, so that more than a hundred
+    /// side effects of all kinds come by.
+    fn to_be_killed() -> Self {
+        let field = Self::new();
+        if soak() {
+            let file = field.home.path().join("night.toml");
+            let space = std::fs::read_to_string(&file).unwrap();
+            assert!(space.contains("trials = 1\n"));
+            std::fs::write(&file, space.replace("trials = 1\n", "trials = 3\n")).unwrap();
+        }
+        field
+    }
+
     fn with(fake: FakeEngine, id: String) -> Self {
         let home = tempfile::tempdir().unwrap();
         let port = fake.container(&id).unwrap().port().unwrap();
@@ -289,7 +302,7 @@ struct Kills {
 
 /// Kills the tool there; None where the run had fewer side effects.
 async fn killed(at: At) -> Option<(Duration, usize)> {
-    let field = Field::new();
+    let field = Field::to_be_killed();
     let when = format!("{at:?}");
     let mut command = field.tool();
     let pid = Arc::new(AtomicU64::new(0));
@@ -359,7 +372,7 @@ async fn all_killed(attempts: Vec<At>) -> Kills {
 
 /// Docker calls and journal writes of a run that nothing disturbs.
 async fn undisturbed() -> (u64, u64) {
-    let field = Field::new();
+    let field = Field::to_be_killed();
     field.fake.plan(u64::MAX, Fault::Status);
     let out = ended(field.tool()).await;
     assert!(matches!(out.status.code(), Some(0 | 3)), "{}", words(&out));
@@ -375,6 +388,7 @@ async fn killed_at_any_side_effect_of_a_whole_run_nothing_is_lost() {
     let (calls, written) = undisturbed().await;
     println!("an undisturbed run has {calls} docker calls and {written} journal writes");
     assert!(calls >= 25 && written >= 8, "{calls} calls, {written} writes");
+    assert!(!soak() || calls + written >= 100, "{calls} calls, {written} writes");
     let stride = if soak() { 1 } else { 11 };
     let mut attempts = Vec::new();
     for n in (1..=calls).step_by(stride) {

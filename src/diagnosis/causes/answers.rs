@@ -149,10 +149,19 @@ pub(super) fn rate_limiter(r: &Reading<'_>) -> Option<Finding> {
         && r.slowdown() < 2.0
         && r.figure("pool_waiting_mean").unwrap_or(0.0) < 1.0;
     let idle = r.cpu_is_idle();
+    // A limiter that lets bursts through gives no constant goodput in short windows. What else refuses at once, with the CPU
+    // idle, is a pool that is full and does not wait: only where the pool was seen with room it is not that.
+    let room = match (r.figure("pool_checked_out_peak"), r.figure("pool_capacity")) {
+        (Some(out), Some(capacity)) => out < 0.8 * capacity,
+        _ => false,
+    };
+    let at_once = m.error_latency_ms.p50 < 0.25 * m.latency_ms.p50;
     let strength = if policy >= 0.5 {
         0.95
     } else if turned_away && constant {
         if idle { 0.85 } else { 0.7 }
+    } else if turned_away && idle && room && at_once {
+        0.55
     } else if turned_away {
         0.4
     } else {
@@ -177,6 +186,7 @@ pub(super) fn rate_limiter(r: &Reading<'_>) -> Option<Finding> {
                     m.error_latency_ms.p50, m.latency_ms.p50
                 )
             })
-            .figure_if(idle, || "the service's CPU is idle".to_owned()),
+            .figure_if(idle, || "the service's CPU is idle".to_owned())
+            .figure_if(turned_away && room, || "the pool has room".to_owned()),
     )
 }

@@ -18,6 +18,8 @@ pub(super) fn cpu_quota(r: &Reading<'_>) -> Option<Finding> {
     let by_use = 0.85 * ramp(used, 0.85, 0.95);
     Some(
         Finding::new(Code::CpuQuota, by_throttling.max(by_use))
+            // At its memory limit a service spends its CPU on making room, and on starting again what was killed.
+            .blind(memory_used(r) >= 0.97)
             .figure(format!("{:.2} of {limit} cores", used * limit))
             .figure(format!("{} of periods throttled", pct(throttled))),
     )
@@ -63,14 +65,19 @@ pub(super) fn one_core(r: &Reading<'_>) -> Option<Finding> {
     )
 }
 
+/// Memory at its peak over the limit; 0 without a limit.
+fn memory_used(r: &Reading<'_>) -> f64 {
+    match (r.any("memory_peak_mb"), r.any("memory_limit_mb")) {
+        (peak, limit) if limit > 0.0 => peak / limit,
+        _ => 0.0,
+    }
+}
+
 pub(super) fn memory(r: &Reading<'_>) -> Option<Finding> {
     let kills = r.any("oom_kills");
     let failed = r.f.failure == Some(Failure::Oom);
     let died = r.any("restarts");
-    let used = match (r.any("memory_peak_mb"), r.any("memory_limit_mb")) {
-        (p, l) if l > 0.0 => p / l,
-        _ => 0.0,
-    };
+    let used = memory_used(r);
     let broken = r.share_of_bad(&[C::ResetBeforeFirstByte, C::ResetInBody, C::ConnectRefused]) >= 0.3;
     let strength = if kills > 0.0 || failed {
         0.98

@@ -82,6 +82,9 @@ pub struct FinalDecision {
     pub baseline_rps: f64,
     /// The best candidate's, requests per second.
     pub winner_rps: f64,
+    /// Which side could not be measured in how many of the rounds, and why: these rounds compare nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub void: Option<String>,
     /// Remarks of the decision, for people.
     #[serde(default)]
     pub words: String,

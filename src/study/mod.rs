@@ -444,6 +444,7 @@ fn final_decision(d: &Decision) -> FinalDecision {
 pub(crate) fn now_utc() -> String {
     humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
 }
+        void: d.void.clone(),
 
 impl Study<'_> {
     fn limits(&self) -> Limits {

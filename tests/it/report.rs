@@ -417,6 +417,7 @@ async fn the_headline_says_what_was_decided() {
         minimum_detectable_gain: 0.03,
         baseline_rps: 170.0,
         winner_rps: 413.0,
+        void: None,
         words: String::new(),
     });
     assert_eq!(

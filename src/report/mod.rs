@@ -98,6 +98,13 @@ impl FinalDecision {
     }
 }
 
+/// The key of the study's facts under which the space file's path is kept, as it was typed.
+pub const SPACE_FILE: &str = "space_file";
+/// The same for the study's folder.
+pub const STUDY_FOLDER: &str = "study_folder";
+/// The same for the host of a worker: its study is shared.
+pub const WORKER: &str = "worker";
+
 /// A rendering that could not be made: a bug, with what it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("could not render {what}: {why}")]

@@ -234,6 +234,10 @@ fn what_crashes_at_its_start_is_started_once_more() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(69), "{said}");
     assert_eq!(fs::read_to_string(&starts).unwrap().lines().count(), 2, "{said}");
+    assert!(
+        said.contains("its last line: not yet; it is started once more"),
+        "{said}"
+    );
     assert!(said.contains("run it by hand with these variables"), "{said}");
 }
 
@@ -247,10 +251,6 @@ fn a_refused_preflight_leaves_no_journal() {
     assert!(!dir.path().join("r/tiny/study.db").exists());
 }
 
-/// A service that is ready, and answers everything else with an error that quotes its database URL; until the test ends.
-fn leaky(secret: &str) -> u16 {
-    use std::io::{Read as _, Write as _};
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
 /// Fails when a mistake that ended the first run keeps the corrected file from running, when a study in which something was
 /// measured is moved away without being asked, or when `check` says something else than the run that follows.
 #[test]
@@ -320,6 +320,10 @@ fn a_study_in_which_nothing_was_measured_begins_anew_when_the_file_was_corrected
     );
 }
 
+/// A service that is ready, and answers everything else with an error that quotes its database URL; until the test ends.
+fn leaky(secret: &str) -> u16 {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let body = format!("connection to postgresql://shop:{secret}@db/shop failed");
     std::thread::spawn(move || {

@@ -229,8 +229,33 @@ fn before_search(
 pub fn finalists(space: &Space, limits: &Limits, trials: &[Trial], clock: Clock) -> Vec<Config> {
     let space = &diagnosis::without_frozen(space, trials);
     let mut list = finals::finalists(space, &history(trials), limits.required);
-    list.truncate(finalists_wanted(trials, clock) as usize);
+    list.truncate(finalists_wanted(trials, clock).min(finalists_in_time(trials, clock)) as usize);
     list
+}
+
+/// How many finalists two rounds are left for when the finals begin: today's configuration and one at the least, since two
+/// of one say more than one of several. What the finals have used themselves is given back to them, so that the number
+/// does not shrink while they run.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn finalists_in_time(trials: &[Trial], clock: Clock) -> u32 {
+    let most = u32::try_from(finals::MOST_FINALISTS).unwrap_or(1);
+    let Some(left) = clock.left else { return most };
+    let used: f64 = trials
+        .iter()
+        .filter(|t| t.phase == TrialPhase::Final)
+        .map(|t| t.seconds.max(0.0))
+        .sum();
+    // Finals measure a rate, lost races only a bound, in a fraction of the time.
+    let whole: Vec<Trial> = trials
+        .iter()
+        .filter(|t| t.phase != TrialPhase::Final)
+        .filter(|t| t.capacity().is_some_and(|c| c.verdict != CapacityVerdict::AtMost))
+        .cloned()
+        .collect();
+    let each = typical(&whole, false).as_secs_f64().max(1.0);
+    ((left.as_secs_f64() + used) / (2.0 * each) - 1.0)
+        .max(1.0)
+        .min(f64::from(most)) as u32
 }
 
 /// The next trial of the finals, or the decision.
@@ -680,6 +705,52 @@ mod tests {
             finals_reserve(&limits(50), std::slice::from_ref(&baseline), clock(220))
                 <= Duration::from_secs(108)
         );
+    }
+
+    /// Fails when little time is spread over three finalists, so that no two rounds are complete, or when finals that began
+    /// with one finalist take in another on the way.
+    #[test]
+    fn little_time_for_the_finals_is_spent_on_one_finalist() {
+        let at = |n: i64| -> Config { [("pool_size".to_owned(), Value::Int(n))].into_iter().collect() };
+        let mut trials = vec![done(1, TrialPhase::Baseline, &space().baseline(), None, 20.0)];
+        for (i, n) in [10, 20, 40].into_iter().enumerate() {
+            let number = u32::try_from(i).unwrap() + 2;
+            trials.push(done(number, TrialPhase::Search, &at(n), None, 10.0 * n as f64));
+        }
+        // Lost races take less time than finals do.
+        for number in 5..12 {
+            let mut race = done(number, TrialPhase::Search, &at(3), None, 30.0);
+            race.seconds = 4.0;
+            if let Some(Outcome::Measured { capacity }) = &mut race.outcome {
+                capacity.verdict = CapacityVerdict::AtMost;
+            }
+            trials.push(race);
+        }
+        let clock = |left: u64| Clock {
+            budget: Some(Duration::from_secs(3_600)),
+            left: Some(Duration::from_secs(left)),
+        };
+        let many = |left| finalists(&space(), &limits(50), &trials, clock(left)).len();
+        assert_eq!([many(600), many(125), many(85), many(45)], [3, 2, 1, 1]);
+        // Four trials of 20 s: two complete rounds, and a decision.
+        let mut left = 85;
+        for _ in 0..20 {
+            match next_final(&space(), &limits(50), &trials, clock(left)) {
+                Next::Trial { phase, config, round } => {
+                    let rps = 10.0 * config.get("pool_size").and_then(Value::as_f64).unwrap();
+                    let number = u32::try_from(trials.len()).unwrap() + 1;
+                    trials.push(done(number, phase, &config, round, rps));
+                    left -= 20;
+                }
+                Next::Decided(d) => {
+                    assert_eq!(d.verdict, crate::finals::FinalVerdict::Win, "{}", d.words);
+                    assert_eq!(d.config, at(40));
+                    return;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("the finals do not end");
     }
 
     /// A study that was cut off at 02:00 and is resumed with `--until 06:30` has until 06:30, whatever it used before.

@@ -11,12 +11,13 @@
 mod boundary;
 mod cost;
 mod standing;
+mod void;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::capacity::CapacityVerdict;
+use crate::capacity::{Capacity, CapacityVerdict, GENERATOR_LIMITED};
 use crate::optimizer;
 use crate::space::{Config, Space};
 use crate::trial::{History, Outcome, Trial, TrialPhase};
@@ -99,6 +100,10 @@ pub struct FinalResult {
     pub stable: bool,
     /// 99th percentile of the latency at the confirmed rate, milliseconds.
     pub latency_ms_p99: Option<f64>,
+    /// What kept the load from being offered, where that and not the config ended the search (the generator, its clock, an
+    /// agent): `rate` is then a lower bound, and without a rate nothing is known of the config.
+    #[serde(default)]
+    pub void: Option<String>,
 }
 
 impl FinalResult {
@@ -115,6 +120,7 @@ impl FinalResult {
             at_least: false,
             stable: true,
             latency_ms_p99: None,
+            void: None,
         };
         match trial.outcome.as_ref()? {
             Outcome::Failed { .. } => result.stable = false,
@@ -131,6 +137,7 @@ impl FinalResult {
                     c.verdict,
                     CapacityVerdict::AtLeast | CapacityVerdict::GeneratorLimited
                 );
+                result.void = why_void(c);
                 result.stable = !c.reasons.iter().any(|r| r.to_lowercase().contains("unstable"));
                 result.latency_ms_p99 = trial
                     .probes
@@ -140,6 +147,22 @@ impl FinalResult {
             }
         }
         Some(result)
+    }
+}
+
+/// Why the load could not be offered, where that ended the search of a rate.
+fn why_void(c: &Capacity) -> Option<String> {
+    let is_void = c.verdict == CapacityVerdict::GeneratorLimited;
+    let said = c.reasons.iter().find_map(|r| r.strip_prefix(GENERATOR_LIMITED));
+    is_void.then(|| said.map_or_else(|| c.reasons.join("; "), str::to_owned))
+}
+
+/// "1 complete round is", "3 complete rounds are".
+fn rounds_are(n: usize) -> String {
+    match n {
+        0 => "no complete round is".to_owned(),
+        1 => "1 complete round is".to_owned(),
+        n => format!("{n} complete rounds are"),
     }
 }
 
@@ -167,7 +190,7 @@ pub enum FinalVerdict {
     NoGain,
     /// Every finalist is slower than the baseline, or failed: the baseline stays.
     Worse,
-    /// Too few rounds to say anything: the baseline stays.
+    /// Too few rounds that compare anything: the baseline stays.
     Undecided,
 }
 
@@ -196,6 +219,9 @@ pub struct Decision {
     /// at least one round: its rate and the gain are lower bounds, and the upper end of the interval is open.
     #[serde(default)]
     pub at_least: bool,
+    /// Which side could not be measured in which share of the rounds, and why: these rounds compare nothing.
+    #[serde(default)]
+    pub void: Option<String>,
     /// The decision in a sentence or two.
     pub words: String,
 }

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    ExitCode::from(autotune::cli::main(autotune::cli::Cli::parse()))
+    ExitCode::from(autotune::cli::main(autotune::cli::parse()))
 }

@@ -223,6 +223,7 @@ fn play(case: &Case, seed: u64) -> (FinalVerdict, usize) {
                     at_least: false,
                     stable: true,
                     latency_ms_p99: None,
+                    void: None,
                 });
             }
         }

@@ -9,6 +9,9 @@ use super::posterior::Posterior;
 use super::reading::{Mode, Reading};
 use super::{Capacity, CapacityVerdict, Plan};
 
+/// How the reason begins where the generator was the limit; what stopped it follows.
+pub const GENERATOR_LIMITED: &str = "generator-limited: ";
+
 /// The answer from `probes` as they are, with `why` the search ends where that is not a confirmation.
 #[must_use]
 pub fn conclude(plan: &Plan, probes: &[Probe], why: Option<&str>) -> Capacity {
@@ -16,7 +19,9 @@ pub fn conclude(plan: &Plan, probes: &[Probe], why: Option<&str>) -> Capacity {
     let confirmed = r.confirmed.filter(|_| !matches!(r.mode, Mode::Tripped));
     let rate = confirmed.map(|p| p.measurement.offered.get());
     let (pass, fail) = (r.highest(Verdict::Meets), r.lowest_fail());
-    let limited = r.generator_cap.is_some_and(|cap| fail.is_none_or(|f| f > cap));
+    // A service that could not even be asked at rest has not failed.
+    let unasked = r.unasked && confirmed.is_none();
+    let limited = unasked || r.generator_cap.is_some_and(|cap| fail.is_none_or(|f| f > cap));
     let verdict = match rate {
         _ if limited => CapacityVerdict::GeneratorLimited,
         Some(x) if x >= plan.max.get() * 0.999 && fail.is_none() => CapacityVerdict::AtLeast,
@@ -81,7 +86,7 @@ fn reasons(
         CapacityVerdict::GeneratorLimited => {
             let limit = probes.iter().rev().find(|p| p.verdict == Verdict::Void);
             said.push(format!(
-                "generator-limited: {}",
+                "{GENERATOR_LIMITED}{}",
                 limit.map_or("", |p| p.reason.as_str())
             ));
         }
@@ -100,4 +105,51 @@ fn reasons(
         ));
     }
     said
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::capacity::{ProbePhase, Step, next_step};
+    use crate::measurement::Measurement;
+    use crate::slo::Slo;
+
+    /// Fails when a service that the generator could not even ask at rest counts as one that carries nothing: the search
+    /// would call its config infeasible, and the finals "worse".
+    #[test]
+    fn what_could_not_be_asked_at_rest_has_not_failed() {
+        let plan = Plan::new(Slo::default(), Rps::saturating(1_000.0));
+        let mut probes = Vec::new();
+        let found = loop {
+            match next_step(&plan, &probes) {
+                Step::Done(c) => break c,
+                Step::Restart { .. } => panic!("nothing tripped"),
+                Step::Probe(p) => {
+                    assert_eq!(p.phase, ProbePhase::Idle);
+                    probes.push(Probe {
+                        number: u32::try_from(probes.len()).unwrap() + 1,
+                        phase: p.phase,
+                        measurement: Measurement::empty(p.rate, Duration::from_secs(1)),
+                        verdict: Verdict::Void,
+                        reason: "send lag".to_owned(),
+                        loss_upper: 1.0,
+                        recovered: None,
+                        telemetry: std::collections::BTreeMap::new(),
+                    });
+                    assert!(probes.len() < 20, "it asks for ever");
+                }
+            }
+        };
+        assert_eq!(
+            (found.verdict, found.sustainable_rps),
+            (CapacityVerdict::GeneratorLimited, None),
+            "{found:?}"
+        );
+        assert!(
+            found.reasons.iter().any(|r| r == "generator-limited: send lag"),
+            "{found:?}"
+        );
+    }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use conclusion::conclude;
+pub use conclusion::{GENERATOR_LIMITED, conclude};
 pub use judge::{Judgement, judge};
 pub use reading::judged_loss;
 pub use search::next_step;

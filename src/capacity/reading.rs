@@ -70,6 +70,8 @@ pub(super) struct Reading<'a> {
     pub(super) last_rate: f64,
     pub(super) unsettled: bool,
     pub(super) refused: Option<String>,
+    /// It was refused because the generator could not drive the check at rest: nothing is known of the service.
+    pub(super) unasked: bool,
 }
 
 impl<'a> Reading<'a> {
@@ -86,6 +88,7 @@ impl<'a> Reading<'a> {
             last_rate: 0.0,
             unsettled: false,
             refused: None,
+            unasked: false,
         };
         for p in probes {
             r.take(plan, p);
@@ -122,6 +125,7 @@ impl<'a> Reading<'a> {
         self.voids = 0;
         match (p.phase, self.mode) {
             (ProbePhase::Idle, _) => {
+                self.unasked = true;
                 self.refused = Some(format!("not even the idle check could be driven: {}", p.reason));
             }
             (ProbePhase::WarmUp, Mode::Cold) => self.mode = Mode::Ready,

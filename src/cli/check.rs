@@ -4,6 +4,8 @@
 //! Where the service runs already, every request of the mix is sent to it a few times, about one a second: what does
 //! not work without load is said here, before the night.
 
+mod what_runs;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,12 +14,13 @@ use serde::Serialize;
 
 use super::Global;
 use crate::exit::{self, ExitError};
-use crate::load::Generator;
-use crate::smoke::Smoke;
 use crate::space::{Binding, Limit, Parameter, legal_share};
-use crate::spec::{DockerRef, Objective, Secret, StudySpec, SutKind};
+use crate::spec::{DockerRef, Objective, StudySpec, SutKind};
+use crate::study::standing::{self, Earlier};
 use crate::sut::{self, Sut, SutFacts};
 use crate::units::show_duration;
+pub use what_runs::Sampled;
+use what_runs::{look_beside, sample_what_runs};
 
 /// Flags of `check`.
 #[derive(Debug, Clone, clap::Args)]
@@ -39,11 +42,16 @@ pub(super) async fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<u8>
         .clone()
         .unwrap_or_else(|| spec.results.clone())
         .join(&spec.name);
-    check(spec, &folder, global).await
+    check(spec, &folder, false, global).await
 }
 
-/// What a run of `spec` into `folder` would find and do.
-pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -> anyhow::Result<u8> {
+/// What a run of `spec` into `folder` would find and do; `fresh` says that what is there would be moved away.
+pub(super) async fn check(
+    mut spec: StudySpec,
+    folder: &Path,
+    fresh: bool,
+    global: &Global,
+) -> anyhow::Result<u8> {
     crate::lock::would_write(folder).map_err(ExitError::from)?;
     let mut facts = match &spec.sut {
         Some(s) => {
@@ -56,12 +64,8 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
         }
         None => None,
     };
-    if let Some(f) = &facts {
-        spec.set_baselines(&f.today)
-            .map_err(|e| ExitError::new(exit::DATA, e))?;
-    }
-    if let Some(f) = &facts {
-        spec.count_fixed(&f.fixed);
+    if let Some(f) = &mut facts {
+        standing::adopt_today(&mut spec, f)?;
     }
     let service = facts.as_ref().map(|f| f.addresses.clone()).unwrap_or_default();
     if let Some(words) = crate::study::instances::limit(&mut spec, &service).await? {
@@ -71,58 +75,59 @@ pub(super) async fn check(mut spec: StudySpec, folder: &Path, global: &Global) -
         f.warnings
             .extend(crate::study::instances::overcommitted(&spec.space, f));
     }
+    let earlier = match &facts {
+        Some(f) if !fresh => standing::earlier(&spec, &f.identity, folder).await?,
+        _ => None,
+    };
     let sampled = match &facts {
         Some(f) => Some(sample_what_runs(&spec, &f.secrets).await?),
         None => None,
     };
+    let mut never_ready = false;
+    if let Some(f) = &mut facts {
+        f.lines
+            .extend(earlier.iter().filter_map(|e| earlier_words(e, folder)));
+        if !matches!(sampled, Some(Sampled::Silent(_))) {
+            never_ready = !look_beside(&spec, f).await;
+        }
+    }
     let plan = plan(&spec);
+    let refused = match &earlier {
+        Some(Earlier::Refused(e)) => Some(e),
+        _ => None,
+    };
     show(
         &plan,
         facts.as_ref(),
         sampled.as_ref(),
+        refused.map(|e| e.message.as_str()),
         global.json,
         &mut std::io::stdout().lock(),
     )?;
     Ok(match sampled {
+        _ if refused.is_some() => refused.map_or(exit::DATA, |e| e.code),
         Some(Sampled::Judged(smoke)) if !smoke.may_start() => smoke.exit_code(),
         Some(Sampled::Silent(_)) => exit::UNAVAILABLE,
+        _ if never_ready => exit::UNAVAILABLE,
         _ if plan.trials == Some(0) && spec.sut.is_some() => exit::DATA,
         _ => exit::OK,
     })
 }
 
-/// Between two requests of the smoke test: what runs there is in production.
-const GAP: Duration = Duration::from_secs(1);
-
-/// The smoke test of what runs now.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Sampled {
-    /// Judged.
-    Judged(Box<Smoke>),
-    /// Nothing was sent; why.
-    Not(String),
-    /// The service that runs does not answer at its url: a study would find nothing to measure.
-    Silent(String),
-}
-
-/// Sends the mix to the service that runs now, slowly. Only a container runs before a study deploys it.
-async fn sample_what_runs(spec: &StudySpec, secrets: &[Secret]) -> Result<Sampled, ExitError> {
-    let (Some(sut), Some(load)) = (&spec.sut, &spec.load) else {
-        return Ok(Sampled::Not("there is no [load]".to_owned()));
-    };
-    if !matches!(sut.kind, SutKind::Docker(_)) {
-        let why = "nothing runs before a study deploys it; a study begins with this test";
-        return Ok(Sampled::Not(why.to_owned()));
+/// What the run makes of what is in its folder already; a refusal is said at the end, with its exit code.
+fn earlier_words(earlier: &Earlier, folder: &Path) -> Option<String> {
+    let folder = folder.display();
+    match earlier {
+        Earlier::GoesOn(0) | Earlier::Refused(_) => None,
+        Earlier::GoesOn(n) => Some(format!(
+            "{folder} holds this study with {n} trials: a run goes on after them"
+        )),
+        Earlier::Anew(changed) => Some(format!(
+            "{folder} holds an earlier study in which nothing was measured, and {} changed since: a run begins anew and keeps \
+             that one beside it",
+            changed.join(", ")
+        )),
     }
-    let generator = Generator::prepare(load, std::slice::from_ref(&sut.url), spec.seed)
-        .map_err(|e| ExitError::new(exit::UNAVAILABLE, e.to_string()))?;
-    if let Err(e) = generator.reach().await {
-        return Ok(Sampled::Silent(format!(
-            "{e}; is [sut] url where the service is published?"
-        )));
-    }
-    let smoke = crate::study::smoke::sample(spec, &generator, GAP, secrets).await?;
-    Ok(Sampled::Judged(Box::new(smoke)))
 }
 
 /// A parameter in words.
@@ -319,11 +324,12 @@ fn planned(p: &Parameter, spec: &StudySpec) -> PlannedParameter {
     }
 }
 
-/// Writes the plan, what preflight found and what the requests answered: lines for people, or one JSON document.
+/// Writes the plan, what preflight found, what the requests answered and why a run would be refused: lines for people, or one JSON document.
 pub fn show(
     plan: &Plan,
     facts: Option<&SutFacts>,
     sampled: Option<&Sampled>,
+    refused: Option<&str>,
     json: bool,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
@@ -334,7 +340,8 @@ pub fn show(
             Sampled::Judged(smoke) => smoke.json(),
             Sampled::Not(why) | Sampled::Silent(why) => serde_json::json!({ "not_sampled": why }),
         });
-        let document = serde_json::json!({ "plan": plan, "preflight": found, "smoke": smoke });
+        let document =
+            serde_json::json!({ "plan": plan, "preflight": found, "smoke": smoke, "refused": refused });
         return writeln!(out, "{document:#}");
     }
     for line in lines(plan) {
@@ -364,6 +371,9 @@ pub fn show(
         .chain(facts.into_iter().flat_map(|f| &f.warnings))
     {
         writeln!(out, "warning: {warning}")?;
+    }
+    if let Some(why) = refused {
+        writeln!(out, "a run would be refused: {why}")?;
     }
     Ok(())
 }
@@ -424,7 +434,7 @@ mod tests {
 
     fn shown(name: &str) -> String {
         let mut out = Vec::new();
-        show(&plan(&spec(name)), None, None, false, &mut out).unwrap();
+        show(&plan(&spec(name)), None, None, None, false, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -491,6 +501,7 @@ mod tests {
             &plan(&spec("quickstart")),
             Some(&SutFacts::default()),
             Some(&Sampled::Not("it is a test".into())),
+            None,
             true,
             &mut out,
         )

@@ -55,6 +55,7 @@ pub(super) async fn run(args: &ConfirmArgs, global: &Global) -> anyhow::Result<u
         } else {
             Confirm::Recommended
         }),
+        space_file: Some(args.space.clone()),
         unguarded: false,
     };
     Box::pin(super::run::drive(&spec, &options, global)).await

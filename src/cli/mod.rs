@@ -8,6 +8,7 @@ pub mod capacity;
 pub mod check;
 pub mod completions;
 pub mod confirm;
+mod hints;
 pub mod ladder;
 pub mod load;
 mod notify;
@@ -24,6 +25,8 @@ mod worker;
 use std::io::{IsTerminal, Write};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+
+pub use hints::parse;
 
 use crate::exit::{self, ExitError};
 

@@ -9,6 +9,7 @@ use super::Global;
 use super::load::print;
 use crate::exit::{self, ExitError};
 use crate::optimizer::{Candidate, Recommendation};
+use crate::report::FinalVerdict;
 use crate::results;
 use crate::spec::{Connections, MOST_INSTANCES};
 use crate::store::Sqlite;
@@ -86,8 +87,11 @@ const NOTHING: &str = "nothing that works has been measured yet: today's configu
 /// Why it is recommended, in a sentence.
 fn why(s: &Standing, fastest: bool) -> String {
     match (&s.decision, &s.search) {
-        (Some(d), _) if !fastest => format!("measured again, in {} pairs: {}", d.pairs, d.words),
-        (_, Some(r)) if fastest => format!("the fastest measured config, {:.1} rps", r.fastest.rps),
+        (Some(d), _) if !fastest => {
+            let pairs = if d.pairs == 1 { "pair" } else { "pairs" };
+            format!("measured again, in {} {pairs}: {}", d.pairs, d.words)
+        }
+        (_, Some(r)) if fastest => format!("the fastest measured config, {}", known(&r.fastest)),
         (_, Some(r)) => r.why.clone(),
         _ => NOTHING.to_owned(),
     }
@@ -127,6 +131,28 @@ fn document(s: &Standing, fastest: bool) -> serde_json::Value {
     })
 }
 
+/// What is known of a config's rate: measured and believed, or a bound alone.
+fn known(c: &Candidate) -> String {
+    let times = match c.measured {
+        0 => return bounds(c),
+        1 => "once".to_owned(),
+        n => format!("{n} times"),
+    };
+    let [lo, hi] = c.interval_rps;
+    format!("{:.1} rps (90 % {lo:.1} to {hi:.1}), measured {times}", c.rps)
+}
+
+/// A config whose rate was never reached: the load ended before it did, or a race was lost.
+fn bounds(c: &Candidate) -> String {
+    let floor = c.at_least_rps.map(|r| format!("at least {r:.1} rps"));
+    let ceiling = c.below_rps.map(|r| format!("below {r:.1} rps"));
+    let known: Vec<String> = [floor, ceiling].into_iter().flatten().collect();
+    format!(
+        "{} (no more was offered, so that its rate is not known)",
+        known.join(", ")
+    )
+}
+
 fn words(s: &Standing, fastest: bool) -> String {
     let Some(config) = s.config(fastest) else {
         return format!("{NOTHING}\n");
@@ -134,18 +160,7 @@ fn words(s: &Standing, fastest: bool) -> String {
     let mut text = format!("{config}\n  {}\n", why(s, fastest));
     let line = |name: &str, c: &Candidate| {
         let cost = c.cost.map_or(String::new(), |c| format!(", cost {c:.3}"));
-        format!(
-            "  {name:<9} {:.1} rps (90 % {:.1} to {:.1}){cost}, measured {}: {}\n",
-            c.rps,
-            c.interval_rps[0],
-            c.interval_rps[1],
-            if c.measured == 1 {
-                "once".to_owned()
-            } else {
-                format!("{} times", c.measured)
-            },
-            c.config
-        )
+        format!("  {name:<9} {}{cost}: {}\n", known(c), c.config)
     };
     if let Some(r) = &s.search {
         if let Some(b) = &r.baseline {
@@ -156,8 +171,44 @@ fn words(s: &Standing, fastest: bool) -> String {
             text += &line("trade-off", c);
         }
     }
-    if s.decision.is_none() {
-        text += "  not confirmed: `autotune confirm` measures it again, against today's configuration\n";
+    let again = s.confirm.as_deref().unwrap_or("autotune confirm");
+    match &s.decision {
+        None => {
+            text +=
+                &format!("  not confirmed; this measures it again, against today's configuration: {again}\n")
+        }
+        Some(d) if d.verdict == FinalVerdict::Undecided => {
+            text += &format!("  undecided; to decide it: {again}\n")
+        }
+        Some(_) => {}
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::Space;
+    use crate::trial::{Observation, TrialPhase};
+
+    /// Fails when a config of which only a bound is known is said to be measured 0 times, with a rate that nobody saw.
+    #[test]
+    fn a_config_that_is_known_by_its_bounds_says_so() {
+        let history = vec![Observation {
+            config: crate::space::Config::default(),
+            seen: Seen::AtLeast(250.0),
+            phase: TrialPhase::Search,
+            prior: false,
+        }];
+        let found = crate::optimizer::recommend(&Space::default(), &history, None).unwrap();
+        assert_eq!(
+            (found.fastest.measured, found.fastest.at_least_rps.map(f64::round)),
+            (0, Some(250.0))
+        );
+        let text = known(&found.fastest);
+        assert!(
+            text.starts_with("at least 250.0 rps (no more") && !text.contains("measured 0"),
+            "{text}"
+        );
+    }
 }

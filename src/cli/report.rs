@@ -282,7 +282,8 @@ pub async fn runs(args: &RunsArgs, json: bool) -> anyhow::Result<u8> {
             Ok(None) => ("not begun".to_owned(), String::new()),
             Err(why) => (format!("unreadable: {why}"), String::new()),
         };
-        let gain = decision.as_ref().map(|d| d.gain[1]);
+        // Too few rounds give no gain: the zeros of the record are none.
+        let gain = decision.as_ref().filter(|d| d.is_compared()).map(|d| d.gain[1]);
         rows.push(json!({ "dir": e.dir, "state": state, "trials": e.trials, "gain": gain, "begun": begun }));
     }
     if json {

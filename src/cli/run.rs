@@ -112,7 +112,7 @@ pub(super) async fn run(args: &RunArgs, global: &Global) -> anyhow::Result<u8> {
         .into());
     };
     let spec = load(space)?;
-    Box::pin(start(spec, &args.common, global)).await
+    Box::pin(start(spec, Some(space), &args.common, global)).await
 }
 
 /// The main job on the built-in API.
@@ -127,7 +127,7 @@ pub(super) async fn demo(args: &DemoArgs, global: &Global) -> anyhow::Result<u8>
     let mut common = args.common.clone();
     // A demo is tried several times: each begins again and the last one is kept.
     common.fresh = true;
-    Box::pin(start(spec, &common, global)).await
+    Box::pin(start(spec, None, &common, global)).await
 }
 
 /// Reads and validates a space file.
@@ -136,7 +136,12 @@ pub(super) fn load(path: &Path) -> Result<StudySpec, ExitError> {
         .map_err(|e| ExitError::new(e.exit_code(), e.to_string()))
 }
 
-async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyhow::Result<u8> {
+async fn start(
+    mut spec: StudySpec,
+    space: Option<&PathBuf>,
+    args: &CommonArgs,
+    global: &Global,
+) -> anyhow::Result<u8> {
     if let Some(seed) = args.seed {
         spec.seed = seed;
     }
@@ -145,7 +150,7 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         let folder = parent.join(&spec.name);
         spec.budget = args.budget.or(spec.budget);
         spec.trials = args.trials.or(spec.trials);
-        return super::check::check(spec, &folder, global).await;
+        return super::check::check(spec, &folder, args.fresh, global).await;
     }
     let until = args.until.as_deref().map(time_until).transpose()?;
     let options = RunOptions {
@@ -156,6 +161,7 @@ async fn start(mut spec: StudySpec, args: &CommonArgs, global: &Global) -> anyho
         until,
         prior: args.prior.clone(),
         confirm: None,
+        space_file: space.cloned(),
         unguarded: false,
     };
     let page = match args.serve {

@@ -80,6 +80,7 @@ pub(super) async fn run(args: &WorkerArgs, global: &Global) -> anyhow::Result<u8
         until,
         prior: None,
         confirm: None,
+        space_file: Some(args.space.clone()),
         unguarded: false,
     };
     let share = Share {

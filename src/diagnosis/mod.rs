@@ -14,6 +14,7 @@ mod code;
 mod evidence;
 mod knob;
 mod live;
+mod unread;
 
 pub use code::Code;
 pub use evidence::{Evidence, Facts};
@@ -21,6 +22,8 @@ pub use knob::{Effect, Knob, KnobKind, Side, compare_knob, is_beyond_tuning};
 pub use live::{
     Extremes, KnobFinding, binds_at, extremes, knob_findings, nothing_to_move, study_noise, without_frozen,
 };
+
+pub use unread::{is_same_doubt, not_read, not_read_now};
 
 use serde::{Deserialize, Serialize};
 

@@ -4,6 +4,7 @@
 //! the finals has confirmed or not. A config that missed it once is out; one that carried it in every round, at least two,
 //! is proven, and the cheapest proven one wins where it costs less than today's configuration or that does not carry it.
 
+use super::void::Side;
 use super::{Decision, FinalResult, FinalVerdict, FinalsPlan};
 use crate::optimizer;
 use crate::space::{Config, Space};
@@ -41,7 +42,10 @@ pub(super) struct CostStanding<'a> {
     space: &'a Space,
     configs: Vec<&'a Config>,
     rounds: u32,
+    /// What was measured; rounds in which a config could not be offered the required rate are not among it.
     seen: Vec<Vec<&'a FinalResult>>,
+    /// How often that was so, and why the last time.
+    void: Vec<(usize, &'a str)>,
 }
 
 impl<'a> CostStanding<'a> {
@@ -59,6 +63,7 @@ impl<'a> CostStanding<'a> {
             space,
             rounds: 0,
             seen: vec![Vec::new(); configs.len()],
+            void: vec![(0, ""); configs.len()],
             configs,
         }
     }
@@ -72,7 +77,12 @@ impl<'a> CostStanding<'a> {
         self.rounds += 1;
         for (slot, result) in round {
             let i = slot.unwrap_or_else(|| self.baseline());
-            if let Some(list) = self.seen.get_mut(i) {
+            let is_short = result.rate.is_none_or(|x| x.get() < self.required);
+            if let (Some(why), Some(void)) =
+                (result.void.as_deref().filter(|_| is_short), self.void.get_mut(i))
+            {
+                *void = (void.0 + 1, why);
+            } else if let Some(list) = self.seen.get_mut(i) {
                 list.push(result);
             }
         }
@@ -85,13 +95,21 @@ impl<'a> CostStanding<'a> {
         })
     }
 
-    /// Whether today's configuration carries the rate: it is measured, not judged, so half of its rounds decide.
-    fn baseline_carries(&self) -> bool {
-        let list = self.seen.get(self.baseline()).map_or(&[][..], Vec::as_slice);
+    /// Whether today's configuration carries the rate: it is measured, not judged, so half of its rounds decide. None where
+    /// it could not be measured.
+    fn baseline_carries(&self) -> Option<bool> {
+        let list = self.seen.get(self.baseline()).filter(|l| !l.is_empty())?;
         let good = list
             .iter()
             .filter(|r| r.rate.is_some_and(|x| x.get() >= self.required));
-        2 * good.count() > list.len()
+        Some(2 * good.count() > list.len())
+    }
+
+    /// Rounds in which config `i` was measured.
+    fn told(&self, i: usize) -> u32 {
+        self.seen
+            .get(i)
+            .map_or(0, |l| u32::try_from(l.len()).unwrap_or(u32::MAX))
     }
 
     /// Finalists that may still win.
@@ -111,32 +129,56 @@ impl<'a> CostStanding<'a> {
         let mut open = self.remaining();
         open.sort_by(|a, b| self.cost(*a).total_cmp(&self.cost(*b)));
         let carries = self.baseline_carries();
-        let useful = |i: &usize| !carries || self.cost(*i) < self.cost(self.baseline());
+        let useful = |i: &usize| carries == Some(false) || self.cost(*i) < self.cost(self.baseline());
         let best = open.iter().copied().find(useful);
         if self.rounds == 0 && !last && !open.is_empty() {
             return None;
         }
         let Some(best) = best else {
-            return Some(self.nothing(carries));
+            return match carries {
+                // Dearer than today's, which may not carry it: that is not known.
+                None if !open.is_empty() => last.then(|| self.undecided()),
+                _ => Some(self.nothing(carries != Some(false))),
+            };
         };
-        if self.rounds >= ENOUGH.min(self.plan.pairs).max(LEAST) || (last && self.rounds >= LEAST) {
-            return Some(self.win(best, carries));
+        let rounds = self.told(best);
+        if rounds >= ENOUGH.min(self.plan.pairs).max(LEAST) || (last && rounds >= LEAST) {
+            return Some(self.win(best, carries != Some(false)));
         }
         last.then(|| self.undecided())
     }
 
+    /// The rounds that say nothing of candidate `i` or of today's configuration, for people.
+    fn void_words(&self, i: usize) -> Option<String> {
+        let rounds = usize::try_from(self.rounds).unwrap_or(usize::MAX);
+        let said: Vec<String> = [i, self.baseline()]
+            .into_iter()
+            .filter_map(|i| Some((i, *self.void.get(i)?)))
+            .filter(|(_, (n, _))| *n > 0)
+            .map(|(i, (n, why))| {
+                let side = if i == self.baseline() {
+                    Side::Today
+                } else {
+                    Side::Candidate
+                };
+                side.void_words(n, rounds, why)
+            })
+            .collect();
+        (!said.is_empty()).then(|| said.join("; "))
+    }
+
     /// Too few rounds to prove anything.
     pub(super) fn undecided(&self) -> Decision {
-        let words = format!(
-            "keep the baseline: {} complete {} too few to prove that a config carries {}; give the finals more time",
-            self.rounds,
-            if self.rounds == 1 {
-                "round is"
-            } else {
-                "rounds are"
-            },
-            Rps::saturating(self.required)
-        );
+        let required = Rps::saturating(self.required);
+        let words = match self.void_words(0) {
+            Some(void) => format!(
+                "keep the baseline: too little could be measured to prove that a config carries {required}; {void}"
+            ),
+            None => format!(
+                "keep the baseline: {} too few to prove that a config carries {required}; give the finals more time",
+                super::rounds_are(usize::try_from(self.rounds).unwrap_or(usize::MAX)),
+            ),
+        };
         self.decision(FinalVerdict::Undecided, 0, words)
     }
 
@@ -145,7 +187,7 @@ impl<'a> CostStanding<'a> {
         let proof = format!(
             "carries the required {} in all {} rounds at a cost of {cost:.4}",
             Rps::saturating(self.required),
-            self.rounds
+            self.told(best)
         );
         let words = if carries {
             let less = 100.0 * (1.0 - cost / today);
@@ -204,6 +246,7 @@ impl<'a> CostStanding<'a> {
                 .seen
                 .get(candidate)
                 .is_some_and(|list| list.iter().any(|r| r.at_least && r.rate.is_some())),
+            void: self.void_words(candidate),
             words,
         }
     }
@@ -263,6 +306,7 @@ mod tests {
                         at_least: false,
                         stable: true,
                         latency_ms_p99: None,
+                        void: None,
                     });
                 }
             }
@@ -305,6 +349,48 @@ mod tests {
         );
         let d = play(&[10], 3, &|n, _| (n != 10).then_some(220.0));
         assert_eq!(d.verdict, FinalVerdict::NoGain, "a failed finalist");
+    }
+
+    /// Fails when a config that could not be offered the required rate counts as one that does not carry it: then the
+    /// candidate "missed" it, or today's configuration did.
+    #[test]
+    fn what_could_not_be_offered_proves_nothing() {
+        let run = |finalist: i64, void_of: i64| {
+            let (space, plan) = (space(), FinalsPlan::new(3, 1).with_required(Rps::new(200.0).ok()));
+            let finalists = [pool(finalist)];
+            let mut done = Vec::new();
+            for _ in 0..20 {
+                match next_final(&plan, &space, &finalists, &space.baseline(), &done, true) {
+                    FinalStep::Decided(d) => return d,
+                    FinalStep::Measure { config, round } => {
+                        let is_void = config == pool(void_of);
+                        done.push(FinalResult {
+                            config,
+                            round,
+                            rate: Rps::new(if is_void { 45.0 } else { 220.0 }).ok(),
+                            interval_rps: [0.0, 0.0],
+                            at_least: is_void,
+                            stable: true,
+                            latency_ms_p99: None,
+                            void: is_void.then(|| "send lag".to_owned()),
+                        });
+                    }
+                }
+            }
+            panic!("the finals do not end");
+        };
+        for (finalist, void_of, who) in [(10, 10, "the candidate"), (30, 24, "today's configuration")] {
+            let d = run(finalist, void_of);
+            assert_eq!(d.verdict, FinalVerdict::Undecided, "{}", d.words);
+            assert!(
+                d.words
+                    .contains(&format!("{who} could not be measured in 3 of 3 rounds: send lag")),
+                "{}",
+                d.words
+            );
+        }
+        // Cheaper than today's and proven: whether today's carries it too makes no difference.
+        assert_eq!(run(10, 24).verdict, FinalVerdict::Win);
     }
 
     #[test]

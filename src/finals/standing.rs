@@ -1,6 +1,7 @@
 //! Where the finals stand after some complete rounds: the paired gains, who remains, and the decision.
 
 use super::boundary::{FIRST_LOOK, boundaries, t_like, tail, z_of};
+use super::void::{Pair, Side};
 use super::{Decision, FinalResult, FinalVerdict, FinalsPlan};
 use crate::space::{Config, Space};
 use crate::units::Rps;
@@ -168,12 +169,41 @@ impl<'a> Standing<'a> {
         judge(self, Look::Last).unwrap_or_else(|| self.decision(FinalVerdict::Undecided, None))
     }
 
+    fn pair(&self, r: &Round<'a>, i: usize) -> Pair<'a> {
+        match (r.finalists.get(i).copied().flatten(), r.baseline) {
+            (Some(f), Some(b)) => Pair::of(f, b),
+            _ => Pair::Missing,
+        }
+    }
+
+    /// The rounds that compare nothing, for people: which side, how often, and why; None where there are none.
+    fn void(&self, i: usize) -> Option<String> {
+        let of = |side: Side| {
+            let found: Vec<&str> = self
+                .rounds
+                .iter()
+                .filter_map(|r| match self.pair(r, i) {
+                    Pair::Void(s, why) if s == side => Some(why),
+                    _ => None,
+                })
+                .collect();
+            found
+                .last()
+                .map(|why| side.void_words(found.len(), self.rounds.len(), why))
+        };
+        let both: Vec<String> = [Side::Candidate, Side::Today]
+            .into_iter()
+            .filter_map(of)
+            .collect();
+        (!both.is_empty()).then(|| both.join("; "))
+    }
+
     /// The logarithms of the paired ratios of finalist `i`, and the mean variance that the intervals explain.
     fn ratios(&self, i: usize) -> (Vec<f64>, f64) {
         let mut ratios = Vec::new();
         let mut known = 0.0;
         for r in &self.rounds {
-            let (Some(f), Some(b)) = (r.finalists.get(i).copied().flatten(), r.baseline) else {
+            let Pair::Told(f, b) = self.pair(r, i) else {
                 continue;
             };
             let (Some(rate), Some(base)) = (f.rate, b.rate) else {
@@ -255,7 +285,7 @@ impl<'a> Standing<'a> {
                 .iter()
                 .filter_map(move |r| r.finalists.get(i).copied().flatten())
         };
-        if own().any(|r| r.rate.is_none()) {
+        if own().any(|r| r.rate.is_none() && r.void.is_none()) {
             return Place::Failed;
         }
         if own().any(|r| !r.stable) || self.is_unstable(i) {
@@ -265,10 +295,10 @@ impl<'a> Standing<'a> {
             .rounds
             .iter()
             .filter_map(|r| r.baseline)
-            .filter(|b| b.rate.is_none())
+            .filter(|b| b.rate.is_none() && b.void.is_none())
             .count();
         let Some(g) = gain.filter(|g| g.pairs >= FIRST_LOOK) else {
-            let proven = baseline_fails >= 2 && own().count() >= 2;
+            let proven = baseline_fails >= 2 && own().filter(|r| r.rate.is_some()).count() >= 2;
             return if proven { Place::BaselineFails } else { Place::Open };
         };
         if g.lower() > 0.0 {
@@ -301,12 +331,19 @@ impl<'a> Standing<'a> {
     /// The range of the rates over their middle is large, and larger than the baseline's; with five rounds
     /// or more the lowest is left out, because one disturbed measurement is no instability.
     fn is_unstable(&self, i: usize) -> bool {
+        // Where the load could not be offered, the rate is the generator's, and its scatter too.
         let own = range(
             self.rounds
                 .iter()
-                .filter_map(|r| r.finalists.get(i).copied().flatten()),
+                .filter_map(|r| r.finalists.get(i).copied().flatten())
+                .filter(|r| r.void.is_none()),
         );
-        let base = range(self.rounds.iter().filter_map(|r| r.baseline));
+        let base = range(
+            self.rounds
+                .iter()
+                .filter_map(|r| r.baseline)
+                .filter(|r| r.void.is_none()),
+        );
         own > UNSTABLE && own > 1.5 * base
     }
 
@@ -322,6 +359,10 @@ impl<'a> Standing<'a> {
             #[allow(clippy::cast_precision_loss)] // at most 100 rounds
             (!logs.is_empty()).then(|| (logs.iter().sum::<f64>() / logs.len() as f64).exp())
         };
+        // What a side was offered in a round that says nothing of it is no rate of it.
+        let told = |r: &Round<'a>, side: Side| {
+            of.is_none_or(|(i, _)| !matches!(self.pair(r, i), Pair::Void(s, _) if s == side))
+        };
         let mut decision = Decision {
             verdict,
             config: match (&candidate, verdict) {
@@ -332,11 +373,18 @@ impl<'a> Standing<'a> {
             pairs: of.and_then(|(_, g)| g).map_or(0, |g| g.pairs),
             minimum_detectable_gain: gain
                 .map(|g| ((g.reach + t_like(0.841_6, g.freedom)) * g.error()).exp_m1()),
-            baseline_rps: rate(self.rounds.iter().filter_map(|r| r.baseline).collect()),
+            baseline_rps: rate(
+                self.rounds
+                    .iter()
+                    .filter(|r| told(r, Side::Today))
+                    .filter_map(|r| r.baseline)
+                    .collect(),
+            ),
             winner_rps: of.and_then(|(i, _)| {
                 rate(
                     self.rounds
                         .iter()
+                        .filter(|r| told(r, Side::Candidate))
                         .filter_map(|r| r.finalists.get(i).copied().flatten())
                         .collect(),
                 )
@@ -348,6 +396,7 @@ impl<'a> Standing<'a> {
                     .filter_map(|r| r.finalists.get(i).copied().flatten())
                     .any(|r| r.at_least && r.rate.is_some())
             }),
+            void: of.and_then(|(i, _)| self.void(i)),
             words: String::new(),
         };
         decision.words = self.words(&decision, of.map(|(i, g)| self.place(i, g.as_ref(), Look::Last)));
@@ -376,7 +425,7 @@ impl<'a> Standing<'a> {
                 100.0 * m
             )
         });
-        match (d.verdict, place) {
+        let words = match (d.verdict, place) {
             (FinalVerdict::Win, Some(Place::BaselineFails)) => format!(
                 "win: {rates}; today's configuration failed in every round of the finals, so there is no ratio"
             ),
@@ -403,10 +452,17 @@ impl<'a> Standing<'a> {
             (FinalVerdict::NoGain, None) => {
                 "keep the baseline: the search found nothing that works besides it".to_owned()
             }
+            (FinalVerdict::Undecided, _) if d.void.is_some() => {
+                "keep the baseline: too little could be measured to compare anything".to_owned()
+            }
             (FinalVerdict::Undecided, _) => format!(
-                "keep the baseline: {} complete rounds are too few to compare ({rates}); give the finals more time",
-                self.rounds.len()
+                "keep the baseline: {} too few to compare ({rates}); give the finals more time",
+                super::rounds_are(self.rounds.len())
             ),
+        };
+        match &d.void {
+            Some(void) => format!("{words}; {void}"),
+            None => words,
         }
     }
 }

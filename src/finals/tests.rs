@@ -16,6 +16,7 @@ fn result(c: &Config, round: u32, rps: f64) -> FinalResult {
         at_least: false,
         stable: true,
         latency_ms_p99: None,
+        void: None,
     }
 }
 
@@ -308,4 +309,106 @@ fn a_finalist_at_the_maximum_has_an_open_end_and_is_never_worse() {
     assert!(d.words.contains("no gain could be shown"), "{}", d.words);
     let (d, _) = play(&FinalsPlan::new(2, 1), &[100.0, 300.0], 0.01, 1);
     assert!(!d.at_least && !d.words.contains("open above"), "{}", d.words);
+}
+
+/// Plays finals of two pairs in which `side` (0: today's, 1: the finalist) could not be offered more than `bound`.
+fn with_void(side: i64, bound: Option<f64>, rates: [f64; 2]) -> Decision {
+    let plan = FinalsPlan::new(2, 1);
+    let (b, f) = (config(0), config(1));
+    let mut done = Vec::new();
+    for round in 1..=2 {
+        for (i, c) in [(0, &b), (1, &f)] {
+            let mut r = result(c, round, rates[i as usize]);
+            if i == side {
+                r.void = Some("clock: agent-2 is 40 ms away".to_owned());
+                r.rate = bound.and_then(|x| Rps::new(x).ok());
+                r.at_least = true;
+            }
+            done.push(r);
+        }
+    }
+    match next_final(
+        &plan,
+        &Space::default(),
+        std::slice::from_ref(&f),
+        &b,
+        &done,
+        true,
+    ) {
+        FinalStep::Decided(d) => d,
+        FinalStep::Measure { .. } => panic!("decided"),
+    }
+}
+
+/// Fails when a side that could not be offered its load counts as failed (the finalist: "worse"; today's: a win for the
+/// other), or when what the generator could send is taken for its rate.
+#[test]
+fn a_side_whose_probes_were_void_leaves_it_undecided_and_is_named() {
+    for (bound, rates) in [(None, [100.0, 100.0]), (Some(45.0), [100.0, 100.0])] {
+        let d = with_void(1, bound, rates);
+        assert_eq!(
+            (d.verdict, &d.config),
+            (FinalVerdict::Undecided, &config(0)),
+            "{}",
+            d.words
+        );
+        assert!(
+            d.words
+                .contains("the candidate could not be measured in 2 of 2 rounds: clock: agent-2"),
+            "{}",
+            d.words
+        );
+        assert_eq!((d.gain, d.winner_rps), (None, None), "{}", d.words);
+        let d = with_void(0, bound, rates);
+        assert_eq!(
+            (d.verdict, &d.config),
+            (FinalVerdict::Undecided, &config(0)),
+            "{}",
+            d.words
+        );
+        assert!(
+            d.words
+                .contains("today's configuration could not be measured in 2 of 2 rounds"),
+            "{}",
+            d.words
+        );
+    }
+    // What the generator could send is enough to beat the other side: that is an answer.
+    let d = with_void(1, Some(200.0), [100.0, 300.0]);
+    assert_eq!((d.verdict, d.void), (FinalVerdict::Win, None), "{}", d.words);
+    let d = with_void(0, Some(200.0), [300.0, 100.0]);
+    assert_eq!(d.verdict, FinalVerdict::Worse, "{}", d.words);
+}
+
+/// Fails when one void round spoils the others, or is passed over in silence.
+#[test]
+fn one_void_round_is_left_out_and_said() {
+    let plan = FinalsPlan::new(3, 1);
+    let (b, f) = (config(0), config(1));
+    let mut done = Vec::new();
+    for round in 1..=3 {
+        done.push(result(&b, round, 100.0));
+        done.push(FinalResult {
+            void: (round == 1).then(|| "send lag".to_owned()),
+            rate: Rps::new(310.0).ok().filter(|_| round > 1),
+            ..result(&f, round, 310.0)
+        });
+    }
+    let FinalStep::Decided(d) = next_final(
+        &plan,
+        &Space::default(),
+        std::slice::from_ref(&f),
+        &b,
+        &done,
+        true,
+    ) else {
+        panic!("all rounds are there")
+    };
+    assert_eq!((d.verdict, d.pairs), (FinalVerdict::Win, 2), "{}", d.words);
+    assert!(
+        d.words
+            .ends_with("the candidate could not be measured in 1 of 3 rounds: send lag"),
+        "{}",
+        d.words
+    );
 }

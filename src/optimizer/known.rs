@@ -102,6 +102,9 @@ pub(super) struct Tally {
     pub(super) failed: u32,
     /// Asked, not told.
     pub(super) pending: u32,
+    /// Highest lower bound and lowest upper bound, as logarithms, where there are any.
+    pub(super) floor: Option<f64>,
+    pub(super) ceiling: Option<f64>,
     lowest: f64,
     highest: f64,
     sum: f64,
@@ -133,8 +136,14 @@ pub(super) fn tallies(known: &[Known]) -> HashMap<String, Tally> {
                 t.sum += y;
                 t.rates += 1;
             }
-            Fact::AtLeast(_) => t.at_least += 1,
-            Fact::AtMost(_) => t.at_most += 1,
+            Fact::AtLeast(y) => {
+                t.floor = Some(t.floor.map_or(y, |f| f.max(y)));
+                t.at_least += 1;
+            }
+            Fact::AtMost(y) => {
+                t.ceiling = Some(t.ceiling.map_or(y, |c| c.min(y)));
+                t.at_most += 1;
+            }
             Fact::Failed => t.failed += 1,
             Fact::Pending => t.pending += 1,
         }

@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use super::known::Tally;
 use super::model::Model;
 use crate::space::{Config, Space};
 use crate::trial::History;
@@ -28,8 +29,12 @@ pub struct Candidate {
     pub interval_rps: [f64; 2],
     /// Its cost, where the space has one.
     pub cost: Option<f64>,
-    /// How often it was measured.
+    /// How often its rate was measured; 0 where only bounds are known.
     pub measured: u32,
+    /// It carries at least this, requests per second: the highest rate that could be offered, where one was reached.
+    pub at_least_rps: Option<f64>,
+    /// It carries less than this, requests per second, where a race was lost.
+    pub below_rps: Option<f64>,
     #[serde(skip)]
     pub(super) lower: f64,
     #[serde(skip)]
@@ -104,31 +109,33 @@ pub fn leaders(space: &Space, history: &History, required: Option<Rps>, most: us
 /// Every config of this study that was measured and worked, in the order of its first measurement.
 pub(super) fn candidates(model: &Model, space: &Space) -> Vec<Candidate> {
     let mut seen = std::collections::HashSet::new();
-    let configs: Vec<(Config, u32, Option<f64>)> = model
+    let configs: Vec<(Config, Tally)> = model
         .known
         .iter()
         .filter(|k| !k.prior && seen.insert(k.key.clone()))
         .filter_map(|k| {
             let t = model.tallies.get(&k.key)?;
             let usable = t.rates + t.at_least > 0 && !t.is_unstable() && space.is_legal(&k.config);
-            usable.then(|| (k.config.clone(), t.rates, t.average()))
+            usable.then(|| (k.config.clone(), *t))
         })
         .collect();
-    let plain: Vec<Config> = configs.iter().map(|(c, _, _)| c.clone()).collect();
+    let plain: Vec<Config> = configs.iter().map(|(c, _)| c.clone()).collect();
     let noise = model.noise_sd();
     configs
         .into_iter()
         .zip(model.outlook_of(&plain))
-        .filter_map(|((config, measured, own), o)| {
+        .filter_map(|((config, tally), o)| {
             let b = o.rate?;
-            let ceiling = own.map_or(f64::INFINITY, |y| y + OWN_NOISES * noise);
+            let ceiling = tally.average().map_or(f64::INFINITY, |y| y + OWN_NOISES * noise);
             let mean = b.mean.min(ceiling);
             Some(Candidate {
                 cost: space.cost_of(&config).ok().flatten(),
                 config,
                 rps: mean.exp(),
                 interval_rps: [(mean - 1.645 * b.sd).exp(), (mean + 1.645 * b.sd).exp()],
-                measured,
+                measured: tally.rates,
+                at_least_rps: tally.floor.map(f64::exp),
+                below_rps: tally.ceiling.map(f64::exp),
                 lower: mean - CAUTION * b.sd,
                 mean,
             })
@@ -166,7 +173,11 @@ fn pareto(candidates: &[Candidate]) -> Vec<Candidate> {
 
 fn why(recommended: &Candidate, fastest: &Candidate, model: &Model, required: Option<Rps>) -> String {
     let noise = 100.0 * model.noise_sd();
-    let rate = |c: &Candidate| Rps::saturating(c.rps);
+    // Of a config that never reached its limit only a bound is known: what is believed beyond it was not measured.
+    let rate = |c: &Candidate| match c.at_least_rps {
+        Some(floor) if c.measured == 0 => format!("at least {}", Rps::saturating(floor)),
+        _ => Rps::saturating(c.rps).to_string(),
+    };
     if let Some(r) = required {
         return if recommended.lower >= r.get().ln() {
             format!("the cheapest measured config that carries the required {r}")

@@ -51,7 +51,12 @@ pub fn compare(first: &Summary<'_>, second: &Summary<'_>) -> Comparison {
     let (verdict, words) = match difference {
         None => (
             "unknown",
-            "Unknown: both studies need finals with at least two rounds.".to_owned(),
+            format!(
+                "a comparison needs two rounds of finals of each recommendation; the first study has {}, the second {}. `autotune \
+                 confirm` measures more.",
+                a.len(),
+                b.len()
+            ),
         ),
         Some([lo, point, hi]) => {
             let verdict = if lo > 0.0 {

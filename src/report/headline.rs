@@ -10,6 +10,8 @@ use crate::units::show_duration;
 
 /// Longest part of what binds that the headline takes in, characters.
 const BINDS: usize = 240;
+/// The same of what could not be measured.
+const VOID: usize = 400;
 
 impl Summary<'_> {
     /// The verdict in one sentence.
@@ -28,9 +30,10 @@ impl Summary<'_> {
                 _ => String::new(),
             };
             return format!(
-                "The cheapest configuration for {} rps; {}{change}.",
+                "The cheapest configuration for {} rps; {}{change}.{}",
                 super::text::rate(rate),
-                d.words
+                d.words,
+                self.next_step(d)
             );
         }
         let found = if d.is_compared() {
@@ -41,7 +44,10 @@ impl Summary<'_> {
                 evidence(d)
             )
         } else {
-            "too few rounds of the finals were finished to compare anything".to_owned()
+            match &d.void {
+                Some(void) => clean(void, VOID),
+                None => "too few rounds of the finals were finished to compare anything".to_owned(),
+            }
         };
         match d.verdict {
             FinalVerdict::Win => self.win_headline(d),
@@ -54,8 +60,44 @@ impl Summary<'_> {
                 percent(d.minimum_detectable_gain)
             ),
             FinalVerdict::Worse => format!("Worse when measured again: keep today's configuration; {found}."),
-            FinalVerdict::Undecided => format!("Undecided: keep today's configuration; {found}."),
+            FinalVerdict::Undecided => {
+                format!(
+                    "Undecided: keep today's configuration; {found}.{}",
+                    self.next_step(d)
+                )
+            }
         }
+    }
+
+    /// What follows an open decision.
+    fn next_step(&self, d: &FinalDecision) -> String {
+        match self.confirm_command() {
+            Some(command) if d.verdict == FinalVerdict::Undecided => {
+                let quiet = if d.void.is_some() {
+                    ", once that is mended"
+                } else {
+                    ""
+                };
+                format!(" To decide it{quiet}: {command}")
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// The command that measures the recommendation again, as it is typed for this study, with `FILE` and `DIR` where it is
+    /// not known from where it ran; None where it can't be given: for the demo, and for studies that workers share.
+    #[must_use]
+    pub fn confirm_command(&self) -> Option<String> {
+        let known = &self.notes.environment;
+        if self.meta.about.kind == "demo" || known.contains_key(super::WORKER) {
+            return None;
+        }
+        let of = |key: &str, name: &str| known.get(key).map_or_else(|| name.to_owned(), |p| shell_word(p));
+        Some(format!(
+            "autotune confirm --space {} --study {}",
+            of(super::SPACE_FILE, "FILE"),
+            of(super::STUDY_FOLDER, "DIR")
+        ))
     }
 
     fn win_headline(&self, d: &FinalDecision) -> String {
@@ -150,6 +192,17 @@ pub fn objective_words(slo: &Slo) -> String {
     words
 }
 
+/// A path as a shell takes it.
+fn shell_word(path: &str) -> String {
+    let path = clean(path, 300);
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+@:,=".contains(c);
+    if !path.is_empty() && path.chars().all(is_plain) {
+        path
+    } else {
+        format!("'{}'", path.replace('\'', "'\\''"))
+    }
+}
+
 /// "95 % interval +128 to +157 %, 8 pairs".
 fn evidence(d: &FinalDecision) -> String {
     let pairs = format!("{} {}", d.pairs, if d.pairs == 1 { "pair" } else { "pairs" });
@@ -158,5 +211,15 @@ fn evidence(d: &FinalDecision) -> String {
         format!("95 % interval from {lo} %, open above, {pairs}")
     } else {
         format!("95 % interval {lo} to {hi} %, {pairs}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        let word = super::shell_word;
+        assert_eq!(word("experiments/pool.toml"), "experiments/pool.toml");
+        assert_eq!(word("my study/it's"), r"'my study/it'\''s'");
     }
 }

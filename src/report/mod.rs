@@ -82,6 +82,9 @@ pub struct FinalDecision {
     pub baseline_rps: f64,
     /// The best candidate's, requests per second.
     pub winner_rps: f64,
+    /// Which side could not be measured in how many of the rounds, and why: these rounds compare nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub void: Option<String>,
     /// Remarks of the decision, for people.
     #[serde(default)]
     pub words: String,
@@ -94,6 +97,13 @@ impl FinalDecision {
         self.pairs >= 2 || self.gain.iter().any(|g| g.abs() > 0.0)
     }
 }
+
+/// The key of the study's facts under which the space file's path is kept, as it was typed.
+pub const SPACE_FILE: &str = "space_file";
+/// The same for the study's folder.
+pub const STUDY_FOLDER: &str = "study_folder";
+/// The same for the host of a worker: its study is shared.
+pub const WORKER: &str = "worker";
 
 /// A rendering that could not be made: a bug, with what it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

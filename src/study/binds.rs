@@ -24,6 +24,11 @@ impl Study<'_> {
             self.noise_floor().await;
             self.drift().await;
         }
+        for said in diagnosis::not_read(&self.spec, &self.trials) {
+            if !self.warned.iter().any(|w| diagnosis::is_same_doubt(w, &said)) {
+                self.warn_once(vec![said]).await;
+            }
+        }
         for f in diagnosis::knob_findings(&self.spec.space, &self.trials) {
             if f.frozen {
                 let frozen = format!(
@@ -94,10 +99,12 @@ impl Study<'_> {
             self.store.log(kinds::BINDS, &none.into()).await?;
             return Ok(());
         };
-        let frozen: Vec<String> = diagnosis::knob_findings(&self.spec.space, &self.trials)
+        let frozen = diagnosis::knob_findings(&self.spec.space, &self.trials)
             .into_iter()
             .filter(|f| f.frozen)
-            .map(|f| f.sentence)
+            .map(|f| f.sentence);
+        let frozen: Vec<String> = frozen
+            .chain(diagnosis::not_read(&self.spec, &self.trials))
             .collect();
         let mut text = format!(
             "{} [{} {}, {}]",

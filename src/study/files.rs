@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Study;
 use crate::event::Event;
 use crate::exit::ExitError;
-use crate::report::FinalVerdict;
+use crate::report::{self, FinalVerdict};
 use crate::results;
 use crate::store::{Journal, kinds};
 
@@ -112,7 +112,15 @@ impl Study<'_> {
         let mut all: BTreeMap<String, String> = machine();
         all.extend(self.facts.environment.clone());
         if let Some(share) = &self.share {
-            all.insert("worker".to_owned(), share.host.clone());
+            all.insert(report::WORKER.to_owned(), share.host.clone());
+        }
+        // As they were typed: the paths of the commands that the results suggest.
+        if let Some(space) = &self.options.space_file {
+            all.insert(report::SPACE_FILE.to_owned(), space.display().to_string());
+            all.insert(
+                report::STUDY_FOLDER.to_owned(),
+                self.options.folder.display().to_string(),
+            );
         }
         let detail = serde_json::to_value(&all).unwrap_or_default();
         self.store.log(kinds::ENVIRONMENT, &detail).await?;

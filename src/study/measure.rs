@@ -242,7 +242,7 @@ impl Study<'_> {
         else {
             return first;
         };
-        let said = detail.lines().next().unwrap_or_default();
+        let said = in_one_line(&detail);
         self.sink.event(&Event::Note(format!(
             "trial {number}: {said}; it is started once more"
         )));
@@ -288,6 +288,20 @@ impl Study<'_> {
     }
 }
 
+/// How a service ended, with the last thing that it wrote: the log that follows the first line has no place in a note.
+fn in_one_line(detail: &str) -> String {
+    let mut lines = detail.lines().map(str::trim).filter(|l| !l.is_empty());
+    let first = lines.next().unwrap_or_default();
+    // "...; its last lines:" is a heading; without lines under it, it wrote nothing.
+    let Some((how, _)) = first.strip_suffix(':').and_then(|l| l.rsplit_once("; ")) else {
+        return first.to_owned();
+    };
+    match lines.next_back() {
+        Some(last) => format!("{how}, its last line: {}", crate::report::clean(last, 200)),
+        None => format!("{how}; it wrote nothing"),
+    }
+}
+
 /// The arithmetic service behind a simulated deployment. A word `per_NAME=20` of the model makes the capacity at most
 /// 20 times the parameter NAME, so that a space has something to find; None where the deployment is a real one.
 fn simulated_service(
@@ -314,4 +328,24 @@ fn simulated_service(
         model.capacity = model.capacity.min(bound.unwrap_or(f64::INFINITY)).max(0.1);
     }
     Ok(Some(simulated::Service::new(model, seed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_one_line;
+
+    /// Fails when the heading of a log stands alone in the note.
+    #[test]
+    fn a_note_ends_with_the_last_line_or_says_that_there_is_none() {
+        let line = in_one_line("it ended with 1; its last lines:\nconnecting\nError: no such host\n");
+        assert_eq!(line, "it ended with 1, its last line: Error: no such host");
+        assert_eq!(
+            in_one_line("it ended with 1; last lines of its log:\n\n"),
+            "it ended with 1; it wrote nothing"
+        );
+        assert_eq!(
+            in_one_line("it ended with 1; it wrote nothing"),
+            "it ended with 1; it wrote nothing"
+        );
+    }
 }

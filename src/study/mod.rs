@@ -59,6 +59,8 @@ pub struct RunOptions {
     pub prior: Option<PathBuf>,
     /// Search nothing: measure what is there again, against today's configuration.
     pub confirm: Option<Confirm>,
+    /// The space file as it was typed, for the commands that the results suggest; None where there is none to name.
+    pub space_file: Option<PathBuf>,
     /// Start no guardian; for tests that kill nothing.
     pub unguarded: bool,
 }
@@ -204,14 +206,16 @@ async fn open<'a>(
     if let Some(done) = sut.restore().await? {
         sink.event(&Event::Note(format!("an earlier run was cut off: {done}")));
     }
-    let facts = sut.preflight(&spec.space.parameters).await?;
+    let mut facts = sut.preflight(&spec.space.parameters).await?;
     let mut spec = spec.clone();
-    spec.set_baselines(&facts.today)
-        .map_err(|e| ExitError::new(exit::DATA, e))?;
-    spec.count_fixed(&facts.fixed);
+    standing::adopt_today(&mut spec, &mut facts)?;
     let (store, share) = match begun {
         Some(opened) => opened,
         None => share::open(&options.folder, None).await?,
+    };
+    let store = match share.is_none() && options.confirm.is_none() {
+        true => anew_where_nothing_is_lost(&spec, &facts, store, &options.folder, sink).await?,
+        false => store,
     };
     instances::limit_journalled(&mut spec, &facts.addresses, &store, sink).await?;
     let meta = match options.confirm {
@@ -289,21 +293,7 @@ async fn open_study(
             }
         },
     };
-    let mut changed: Vec<String> = fresh
-        .section_hashes
-        .iter()
-        .filter(|(k, v)| meta.section_hashes.get(*k) != Some(*v))
-        .map(|(k, _)| format!("[{k}]"))
-        .collect();
-    if meta.identity != fresh.identity {
-        changed.push(format!(
-            "the image or executable ({} -> {})",
-            meta.identity, fresh.identity
-        ));
-    }
-    if meta.seed != fresh.seed {
-        changed.push(format!("the seed ({} -> {})", meta.seed, fresh.seed));
-    }
+    let changed = standing::changed(&meta, &fresh);
     if is_shared && changed.is_empty() {
         // What the file leaves to the container is not in its hash.
         standing::same_space(&meta, &fresh)?;
@@ -321,18 +311,36 @@ async fn open_study(
             ),
         ));
     }
-    let lost = match store.trials().await?.is_empty() {
-        true => "; nothing was measured yet, so --fresh loses nothing",
-        false => "",
+    Err(standing::not_resumed(&changed))
+}
+
+/// A study in which nothing was measured begins anew where the file, the image or the seed changed since: a mistake that
+/// the smoke test found is mended, and there is nothing to lose. What it left is kept beside it, as with `--fresh`.
+async fn anew_where_nothing_is_lost(
+    spec: &StudySpec,
+    facts: &SutFacts,
+    store: AnyStore,
+    folder: &Path,
+    sink: &mut dyn Sink,
+) -> Result<AnyStore, ExitError> {
+    let Some(meta) = store.meta().await? else {
+        return Ok(store);
     };
-    Err(ExitError::new(
-        exit::DATA,
-        format!(
-            "this study cannot be resumed, since these changed: {}. Trials would not be comparable; \
-             change them back, use another [study] name, or begin again with --fresh (the old study is kept{lost})",
-            changed.join(", ")
-        ),
-    ))
+    let asked = StudyMeta::of(spec, &facts.identity, env!("CARGO_PKG_VERSION"), &now_utc());
+    let changed = standing::changed(&meta, &asked);
+    if changed.is_empty() || !standing::loses_nothing(&meta, &store.trials().await?) {
+        return Ok(store);
+    }
+    if let AnyStore::Sqlite(own) = store {
+        own.close().await;
+    }
+    let kept = crate::store::archive(folder)?;
+    sink.event(&Event::Note(format!(
+        "{} changed since an earlier run, in which nothing was measured: the study begins anew; what that run left is in {}",
+        changed.join(", "),
+        kept.display()
+    )));
+    Ok(share::open(folder, None).await?.0)
 }
 
 /// The study that is to be confirmed must be there: nothing is made for one that is not.
@@ -436,6 +444,7 @@ fn final_decision(d: &Decision) -> FinalDecision {
         minimum_detectable_gain: d.minimum_detectable_gain.unwrap_or_default(),
         baseline_rps: d.baseline_rps.unwrap_or_default(),
         winner_rps: d.winner_rps.unwrap_or_default(),
+        void: d.void.clone(),
         words: d.words.clone(),
     }
 }

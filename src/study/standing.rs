@@ -1,14 +1,18 @@
 //! What a study recommends as it stands: the decision of its finals where nothing was tried since, else the search's
 //! opinion. Read from the journal alone.
 
+use std::path::Path;
+
 use crate::agenda;
 use crate::exit::{self, ExitError};
 use crate::optimizer::{self, Recommendation};
 use crate::report::{FinalDecision, FinalVerdict};
 use crate::results;
-use crate::space::{Config, Space};
-use crate::store::{Journal, StudyMeta, kinds};
-use crate::trial::{History, TrialPhase};
+use crate::space::{Binding, Config, Space};
+use crate::spec::StudySpec;
+use crate::store::{JOURNAL_FILE, Journal, Sqlite, StoreError, StudyMeta, kinds};
+use crate::sut::SutFacts;
+use crate::trial::{History, Outcome, Trial, TrialPhase};
 use crate::units::Rps;
 
 /// A study as it stands.
@@ -21,6 +25,8 @@ pub(crate) struct Standing {
     pub(crate) search: Option<Recommendation>,
     /// The last decision of finals or of a confirmation, where no trial of the search was begun since.
     pub(crate) decision: Option<FinalDecision>,
+    /// The command that measures it again.
+    pub(crate) confirm: Option<String>,
 }
 
 impl Standing {
@@ -42,7 +48,9 @@ impl Standing {
         let history = agenda::history(&study.trials);
         let mut all = super::prior::recorded(store).await?;
         all.extend(history.iter().cloned());
+        let confirm = study.summary().confirm_command();
         Ok(Self {
+            confirm,
             search: optimizer::recommend(&study.space, &all, required(&study.meta)),
             decision: study.decision.filter(|_| !is_stale),
             space: study.space,
@@ -83,6 +91,134 @@ impl Standing {
 /// The rate that is required, where the study looks for the cheapest config that carries it.
 pub(crate) fn required(meta: &StudyMeta) -> Option<Rps> {
     meta.about.required_rps.and_then(|r| Rps::new(r).ok())
+}
+
+/// What of a study with these facts is not as `asked`, in words: trials would not be comparable.
+pub(crate) fn changed(meta: &StudyMeta, asked: &StudyMeta) -> Vec<String> {
+    let mut changed: Vec<String> = asked
+        .section_hashes
+        .iter()
+        .filter(|(k, v)| meta.section_hashes.get(*k) != Some(*v))
+        .map(|(k, _)| format!("[{k}]"))
+        .collect();
+    if meta.identity != asked.identity {
+        changed.push(format!(
+            "the image or executable ({} -> {})",
+            meta.identity, asked.identity
+        ));
+    }
+    if meta.seed != asked.seed {
+        changed.push(format!("the seed ({} -> {})", meta.seed, asked.seed));
+    }
+    changed
+}
+
+/// Whether a study with these trials may begin anew by itself: none of them says anything of a config, and none is out
+/// with other tools, which may still tell it.
+pub(crate) fn loses_nothing(meta: &StudyMeta, trials: &[Trial]) -> bool {
+    let said = |t: &Trial| match t.outcome {
+        Some(Outcome::Measured { .. } | Outcome::Failed { .. }) => true,
+        Some(Outcome::Infrastructure { .. } | Outcome::Interrupted) => false,
+        None => meta.identity == super::ASKED,
+    };
+    !trials.iter().any(said)
+}
+
+/// What a run finds in its results folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Earlier {
+    /// The same study: it goes on after so many trials.
+    GoesOn(usize),
+    /// Another one in which nothing was measured: the run begins anew, since these changed.
+    Anew(Vec<String>),
+    /// Another one: the run is refused.
+    Refused(ExitError),
+}
+
+/// What a run of `spec` would find in `folder`; None where no study began there. Looks, changes nothing.
+pub(crate) async fn earlier(
+    spec: &StudySpec,
+    identity: &str,
+    folder: &Path,
+) -> Result<Option<Earlier>, ExitError> {
+    if !folder.join(JOURNAL_FILE).exists() {
+        return Ok(None);
+    }
+    let store = Sqlite::open_read_only(folder).await?;
+    let read = async {
+        Ok::<_, StoreError>((
+            store.meta().await?,
+            store.trials().await?,
+            store.events(kinds::COPY_OF).await?,
+        ))
+    };
+    let found = read.await;
+    store.close().await;
+    let (Some(meta), trials, copies) = found? else {
+        return Ok(None);
+    };
+    if !copies.is_empty() {
+        return Ok(None); // a worker's copy: the study itself is elsewhere
+    }
+    let asked = StudyMeta::of(spec, identity, env!("CARGO_PKG_VERSION"), &super::now_utc());
+    let changed = changed(&meta, &asked);
+    Ok(Some(match changed.is_empty() {
+        true => Earlier::GoesOn(trials.len()),
+        false if loses_nothing(&meta, &trials) => Earlier::Anew(changed),
+        false => Earlier::Refused(not_resumed(&changed)),
+    }))
+}
+
+/// The refusal to go on with a study of another kind.
+pub(crate) fn not_resumed(changed: &[String]) -> ExitError {
+    ExitError::new(
+        exit::DATA,
+        format!(
+            "this study cannot be resumed, since these changed: {}. Trials would not be comparable; \
+             change them back, use another [study] name, or begin again with --fresh (the old study is kept)",
+            changed.join(", ")
+        ),
+    )
+}
+
+/// Takes over what preflight found of today: the baselines that the file leaves out, and the variables that count in the
+/// connection budget. A baseline of the file that is not what runs today becomes a warning: what is compared with then is
+/// not production.
+pub(crate) fn adopt_today(spec: &mut StudySpec, facts: &mut SutFacts) -> Result<(), ExitError> {
+    for p in &spec.space.parameters {
+        let Some(today) = facts.today.get(&p.name) else {
+            continue;
+        };
+        let is_same = *today == p.baseline
+            || matches!((today.as_f64(), p.baseline.as_f64()), (Some(a), Some(b)) if (a - b).abs() < 1e-9);
+        // How many instances there are is not read from one of them.
+        if is_same || p.binding == Binding::Replicas || spec.baseline_unknown.contains(&p.name) {
+            continue;
+        }
+        facts.warnings.push(format!(
+            "{0}: the file says that today's value is {1}, the service has {today}: trials are compared with {1}, which is not \
+             what runs today; leave `baseline` out to take the service's own",
+            p.name, p.baseline
+        ));
+    }
+    let unknown = spec.baseline_unknown.clone();
+    spec.set_baselines(&facts.today).map_err(|e| {
+        // Why it could not be read is in preflight's words.
+        let why: Vec<&str> = facts
+            .warnings
+            .iter()
+            .filter(|w| unknown.iter().any(|name| w.starts_with(&format!("{name}: "))))
+            .map(String::as_str)
+            .collect();
+        let why = if why.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", why.join("; "))
+        };
+        ExitError::new(exit::DATA, format!("{e}{why}"))
+    })?;
+    spec.count_fixed(&facts.fixed);
+    Ok(())
 }
 
 /// Refuses a space other than the one that the study was begun with, and says what differs.

@@ -98,6 +98,75 @@ async fn a_container_is_parked_tried_and_given_back() {
     );
 }
 
+/// Fails when `check` passes over a variable that the container does not have or a baseline that is not its own, does not
+/// ask what a study would ask, or shows a value that nobody tunes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_names_what_the_file_and_the_container_do_not_agree_on() {
+    let Some(mut kit) = kit("check_names_what_the_file_and_the_container_do_not_agree_on").await else {
+        return;
+    };
+    let port = free_port();
+    let given = Given {
+        port: Some(port),
+        ..Given::default()
+    };
+    kit.original("api", given).await;
+    let url = format!("http://127.0.0.1:{port}");
+    assert!(eventually(async || get(&format!("{url}/ready")).await.is_ok()).await);
+    let check = |parameters: &str| {
+        let file = kit.results.path().join("space.toml");
+        let text = format!(
+            "[study]\nname = \"it\"\ntrials = 3\n[sut]\nkind = \"docker\"\ncontainer = \"{}\"\nurl = \"{url}\"\n\
+             ready = {{ path = \"/ready\", timeout = \"5s\" }}\n{parameters}\n[[load.requests]]\npath = \"/\"\n\
+             [telemetry]\npool = \"/pool\"\n",
+            kit.name("api")
+        );
+        std::fs::write(&file, text).unwrap();
+        let out = crate::support::output(
+            std::process::Command::new(crate::support::AUTOTUNE)
+                .args(["check", "--space"])
+                .arg(&file)
+                .arg("--results")
+                .arg(kit.results.path()),
+        );
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+        assert!(!said.contains(CANARY), "{said}");
+        (out.status.code().unwrap(), said)
+    };
+    let int = |env: &str, rest: &str| {
+        format!("[parameters.pool_size]\ntype = \"int\"\nlow = 1\nhigh = 9\nenv = \"{env}\"\n{rest}")
+    };
+    let (code, said) = check(&int("POOLSIZE", "baseline = 5"));
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("the container has no POOLSIZE; it has POOL_SIZE")
+            && said.contains("ready path /ready: answers"),
+        "{said}"
+    );
+    assert!(
+        said.contains("names no connections in use"),
+        "the pool page was asked: {said}"
+    );
+    let (code, said) = check(&int("POOLSIZE", ""));
+    assert_eq!(code, 65, "{said}");
+    assert!(
+        said.contains("it has POOL_SIZE") && said.contains("write baseline"),
+        "{said}"
+    );
+    let (code, said) = check(&int("POOL_SIZE", "baseline = 5"));
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("today's value is 5, the service has 2"), "{said}");
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_container_that_was_stopped_stays_stopped() {
     let Some(mut kit) = kit("a_container_that_was_stopped_stays_stopped").await else {

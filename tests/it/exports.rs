@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use autotune::report::{ExportError, FinalVerdict, Format, compare, export};
+use autotune::results::Study;
 use autotune::space::{Binding, Domain, Limit, Parameter, Value};
-use autotune::store::Sqlite;
+use autotune::store::{Journal, Sqlite, kinds};
 
 use crate::report::{not_won, study};
 use crate::support::{AUTOTUNE, csv_rows, output, root};
@@ -372,7 +373,39 @@ async fn studies_are_compared_by_their_finals() {
         ["[load] differs: the rates may not mean the same"]
     );
     b.trials.retain(|t| t.round.is_none());
-    assert_eq!(compare(&a.summary(), &b.summary()).verdict, "unknown");
+    let unknown = compare(&a.summary(), &b.summary());
+    assert_eq!(unknown.verdict, "unknown");
+    // The verdict stands before the words: they don't begin with it, and say what is missing.
+    assert!(
+        !unknown.words.to_lowercase().contains("unknown"),
+        "{}",
+        unknown.words
+    );
+    assert!(unknown.words.contains("the second 0"), "{}", unknown.words);
+}
+
+/// Fails when finals that compared nothing are listed with a gain of 0.
+#[tokio::test]
+async fn runs_shows_no_gain_where_none_was_compared() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = folder(tmp.path(), "pool").await;
+    let list = || {
+        let out = output(Command::new(AUTOTUNE).args(["runs", "--results"]).arg(tmp.path()));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    assert!(list().contains(" %"), "{}", list());
+    let journal = Sqlite::open(std::path::Path::new(&dir)).await.unwrap();
+    let mut study = Study::read(&journal).await.unwrap();
+    not_won(&mut study, FinalVerdict::Undecided);
+    let mut d = study.decision.unwrap();
+    (d.gain, d.pairs) = ([0.0; 3], 1);
+    journal
+        .log(kinds::DECISION, &serde_json::to_value(d).unwrap())
+        .await
+        .unwrap();
+    journal.close().await;
+    let shown = list();
+    assert!(shown.contains("undecided") && !shown.contains('%'), "{shown}");
 }
 
 /// A study's folder, as a run leaves it.

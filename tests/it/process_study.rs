@@ -234,6 +234,10 @@ fn what_crashes_at_its_start_is_started_once_more() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(69), "{said}");
     assert_eq!(fs::read_to_string(&starts).unwrap().lines().count(), 2, "{said}");
+    assert!(
+        said.contains("its last line: not yet; it is started once more"),
+        "{said}"
+    );
     assert!(said.contains("run it by hand with these variables"), "{said}");
 }
 
@@ -245,6 +249,75 @@ fn a_refused_preflight_leaves_no_journal() {
     let out = output(&mut study(&space, &dir.path().join("r")));
     assert_ne!(out.status.code(), Some(0));
     assert!(!dir.path().join("r/tiny/study.db").exists());
+}
+
+/// Fails when a mistake that ended the first run keeps the corrected file from running, when a study in which something was
+/// measured is moved away without being asked, or when `check` says something else than the run that follows.
+#[test]
+fn a_study_in_which_nothing_was_measured_begins_anew_when_the_file_was_corrected() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = space_file(dir.path(), "");
+    let results = dir.path().join("r");
+    let right = fs::read_to_string(&space).unwrap();
+    let check = || {
+        let out = output(
+            Command::new(AUTOTUNE)
+                .args(["check", "--space"])
+                .arg(&space)
+                .arg("--results")
+                .arg(&results),
+        );
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&out.stdout).into_owned(),
+        )
+    };
+    fs::write(
+        &space,
+        right.replace("path = \"/items/{id}\"", "path = \"/itemz/{id}\""),
+    )
+    .unwrap();
+    let out = output(&mut study(&space, &results));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(65), "{said}");
+    assert!(
+        results.join("tiny/study.db").is_file(),
+        "a refused smoke test leaves a journal"
+    );
+
+    fs::write(&space, &right).unwrap();
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("nothing was measured") && said.contains("[load]"),
+        "{said}"
+    );
+    assert!(!results.join("tiny.1").exists(), "check moved it");
+    let out = output(study(&space, &results).args(["--trials", "1"]));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(matches!(out.status.code(), Some(0 | 3)), "{said}");
+    assert!(
+        said.contains("the study begins anew") && said.contains("tiny.1"),
+        "{said}"
+    );
+    assert!(results.join("tiny.1/study.db").is_file());
+
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("a run goes on after them"), "{said}");
+    fs::write(&space, right.replace("high = 8", "high = 9")).unwrap();
+    let (code, said) = check();
+    assert_eq!(code, Some(65), "{said}");
+    assert!(
+        said.contains("a run would be refused") && said.contains("[parameters]") && said.contains("--fresh"),
+        "{said}"
+    );
+    let out = output(&mut study(&space, &results));
+    assert_eq!(out.status.code(), Some(65));
+    assert!(
+        !results.join("tiny.2").exists(),
+        "a study with trials was moved away"
+    );
 }
 
 /// A service that is ready, and answers everything else with an error that quotes its database URL; until the test ends.

@@ -417,6 +417,7 @@ async fn the_headline_says_what_was_decided() {
         minimum_detectable_gain: 0.03,
         baseline_rps: 170.0,
         winner_rps: 413.0,
+        void: None,
         words: String::new(),
     });
     assert_eq!(
@@ -433,7 +434,38 @@ async fn the_headline_says_what_was_decided() {
     (d.verdict, d.gain, d.pairs) = (FinalVerdict::Undecided, [0.0; 3], 1);
     assert_eq!(
         study.summary().headline(),
-        "Undecided: keep today's configuration; too few rounds of the finals were finished to compare anything."
+        "Undecided: keep today's configuration; too few rounds of the finals were finished to compare anything. To decide it: \
+         autotune confirm --space FILE --study DIR"
+    );
+    // Where the study knows from where it ran, the command can be pasted.
+    let known = &mut study.notes.environment;
+    known.insert("space_file".to_owned(), "my space.toml".to_owned());
+    known.insert("study_folder".to_owned(), "results/pool".to_owned());
+    let command = "autotune confirm --space 'my space.toml' --study results/pool";
+    assert_eq!(study.summary().confirm_command().as_deref(), Some(command));
+    assert!(
+        study
+            .summary()
+            .headline()
+            .ends_with(&format!("To decide it: {command}"))
+    );
+    // A side that could not be measured is named in the first sentence.
+    study.decision.as_mut().unwrap().void =
+        Some("the candidate could not be measured in 2 of 2 rounds: send lag".to_owned());
+    let headline = study.summary().headline();
+    assert!(
+        headline
+            .contains("; the candidate could not be measured in 2 of 2 rounds: send lag. To decide it, once"),
+        "{headline}"
+    );
+    study
+        .notes
+        .environment
+        .insert("worker".to_owned(), "a".to_owned());
+    assert_eq!(
+        study.summary().confirm_command(),
+        None,
+        "a shared study is not confirmed from its copy"
     );
     study.decision = None;
     assert!(study.summary().headline().starts_with("Not confirmed yet"));

@@ -440,6 +440,7 @@ impl Synthetic {
             minimum_detectable_gain: 0.03,
             baseline_rps: mean(baseline),
             winner_rps: mean(winner),
+            void: None,
             words: "3 finalists; the other two are within the noise of the best".into(),
         };
         journal

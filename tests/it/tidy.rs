@@ -225,3 +225,21 @@ fn no_ignored_tests_and_no_stubs() {
         .collect();
     assert!(bad.is_empty(), "stubs or ignored tests in {bad:?}");
 }
+
+/// Fails when a page of docs/ is in no index: nobody finds it then; or the index names one that is gone.
+#[test]
+fn every_page_is_in_the_index_of_the_docs() {
+    let docs = root().join("docs");
+    let index = fs::read_to_string(docs.join("README.md")).unwrap();
+    let listed: std::collections::BTreeSet<String> = index
+        .lines()
+        .filter_map(|l| l.strip_prefix("| [")?.split_once("](")?.1.split_once(')'))
+        .map(|(path, _)| path.trim_end_matches('/').to_owned())
+        .collect();
+    let pages: std::collections::BTreeSet<String> = fs::read_dir(&docs)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "README.md" && name != "img")
+        .collect();
+    assert_eq!(listed, pages, "docs/README.md and the files in docs/");
+}

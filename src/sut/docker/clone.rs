@@ -244,7 +244,7 @@ pub fn today(
             Binding::Env(name) => match env_value(original, name) {
                 Some(text) => typed(&p.domain, text)
                     .ok_or_else(|| format!("{name} is set to something that is no value of `{}`", p.name)),
-                None => Err(format!("{name} is not set")),
+                None => Err(not_set(original, name)),
             },
             Binding::Limit(limit) => limit_today(&host, *limit)
                 .and_then(|v| typed_number(&p.domain, v))
@@ -261,6 +261,32 @@ pub fn today(
     }
     (values, unread)
 }
+
+/// That the container has no variable `name`, and which of its own may be meant: names alone, never values.
+fn not_set(original: &ContainerInspectResponse, name: &str) -> String {
+    let plain = |n: &str| -> String {
+        n.chars()
+            .filter(char::is_ascii_alphanumeric)
+            .map(|c| c.to_ascii_lowercase())
+            .collect()
+    };
+    let wanted = plain(name);
+    let env = original.config.as_ref().and_then(|c| c.env.as_ref());
+    let near = env
+        .into_iter()
+        .flatten()
+        .filter_map(|e| e.split_once('='))
+        .map(|(n, _)| (strsim::jaro_winkler(&plain(n), &wanted), n))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match near {
+        Some((_, other)) => format!("the container has no {name}; it has {other}"),
+        None => format!("the container has no {name}"),
+    }
+}
+
+/// Names this much alike (Jaro-Winkler, 0 to 1) may be meant for each other.
+const ALIKE: f64 = 0.92;
 
 /// A limit as the space file calls it.
 #[must_use]
@@ -550,6 +576,25 @@ mod tests {
         assert_eq!(unread.len(), 2);
         // a value that does not parse may be a password that was bound by mistake
         assert!(!unread.join(" ").contains("canary"), "{unread:?}");
+    }
+
+    /// Fails when a misspelt variable is only called missing, or another variable's value is shown with its name.
+    #[test]
+    fn a_misspelt_variable_is_named_beside_the_one_that_is_meant() {
+        let said = |name: &str| {
+            let p = [parameter("pool_size", Binding::Env(name.into()), int())];
+            today(&original(), &p).1.join(" ")
+        };
+        assert_eq!(
+            said("POOLSIZE"),
+            "pool_size: the container has no POOLSIZE; it has POOL_SIZE"
+        );
+        assert_eq!(
+            said("POOL_SZIE"),
+            "pool_size: the container has no POOL_SZIE; it has POOL_SIZE"
+        );
+        assert_eq!(said("WORKERS"), "pool_size: the container has no WORKERS");
+        assert!(!said("DATABASEURL").contains("canary"), "{}", said("DATABASEURL"));
     }
 
     #[test]

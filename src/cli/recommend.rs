@@ -175,10 +175,10 @@ fn words(s: &Standing, fastest: bool) -> String {
     match &s.decision {
         None => {
             text +=
-                &format!("  not confirmed; this measures it again, against today's configuration: {again}\n")
+                &format!("  not confirmed; this measures it again, against today's configuration: {again}\n");
         }
         Some(d) if d.verdict == FinalVerdict::Undecided => {
-            text += &format!("  undecided; to decide it: {again}\n")
+            text += &format!("  undecided; to decide it: {again}\n");
         }
         Some(_) => {}
     }

@@ -388,7 +388,10 @@ async fn killed_at_any_side_effect_of_a_whole_run_nothing_is_lost() {
     let (calls, written) = undisturbed().await;
     println!("an undisturbed run has {calls} docker calls and {written} journal writes");
     assert!(calls >= 25 && written >= 8, "{calls} calls, {written} writes");
-    assert!(!soak() || calls + written >= 100, "{calls} calls, {written} writes");
+    assert!(
+        !soak() || calls + written >= 100,
+        "{calls} calls, {written} writes"
+    );
     let stride = if soak() { 1 } else { 11 };
     let mut attempts = Vec::new();
     for n in (1..=calls).step_by(stride) {

@@ -78,9 +78,14 @@ pub(super) fn memory(r: &Reading<'_>) -> Option<Finding> {
     let failed = r.f.failure == Some(Failure::Oom);
     let died = r.any("restarts");
     let used = memory_used(r);
+    // Killed, but nobody saw that it was for memory, and there was room a second before: somebody else may have done it.
+    let sudden = failed && kills <= 0.0 && used > 0.0 && used < 0.8;
+    let seen = kills > 0.0 || (failed && !sudden);
     let broken = r.share_of_bad(&[C::ResetBeforeFirstByte, C::ResetInBody, C::ConnectRefused]) >= 0.3;
-    let strength = if kills > 0.0 || failed {
+    let strength = if seen {
         0.98
+    } else if sudden {
+        0.45
     } else if used >= 0.9 && (died > 0.0 || broken) {
         0.7
     } else {
@@ -88,10 +93,11 @@ pub(super) fn memory(r: &Reading<'_>) -> Option<Finding> {
     };
     Some(
         Finding::new(Code::Memory, strength)
-            .witnessed(kills > 0.0 || failed)
+            .witnessed(seen)
             .figure_if(kills > 0.0, || format!("{kills:.0} killed for the memory limit"))
-            .figure_if(failed && kills <= 0.0, || {
-                "killed for the memory limit".to_owned()
+            .figure_if(failed && kills <= 0.0, || match sudden {
+                true => "killed (status 137), by whom was not seen".to_owned(),
+                false => "killed for the memory limit".to_owned(),
             })
             .figure_if(used > 0.0, || {
                 format!(

@@ -110,8 +110,14 @@ async fn sample_what_runs(spec: &StudySpec, secrets: &[Secret]) -> Result<Sample
     let (Some(sut), Some(load)) = (&spec.sut, &spec.load) else {
         return Ok(Sampled::Not("there is no [load]".to_owned()));
     };
-    if !matches!(sut.kind, SutKind::Docker(_)) {
-        let why = "nothing runs before a study deploys it; a study begins with this test";
+    let runs_at_url = match &sut.kind {
+        SutKind::Docker(_) => true,
+        // Where each task is, only a deployment says.
+        SutKind::Swarm(target) => target.task_url.is_none(),
+        _ => false,
+    };
+    if !runs_at_url {
+        let why = "nothing is known to answer before a study deploys it; a study begins with this test";
         return Ok(Sampled::Not(why.to_owned()));
     }
     let generator = Generator::prepare(load, std::slice::from_ref(&sut.url), spec.seed)
@@ -278,6 +284,8 @@ fn few_trials(fit: Option<u64>, trial_s: f64, finals_s: f64) -> Option<String> {
 fn deploy_s(spec: &StudySpec) -> f64 {
     match spec.sut.as_ref().map(|s| &s.kind) {
         Some(SutKind::Docker(_)) => 3.0,
+        // Two to five tasks take 3 to 9 s.
+        Some(SutKind::Swarm(_)) => 6.0,
         Some(SutKind::Command { .. }) => 10.0,
         Some(SutKind::Process { .. } | SutKind::Demo) => 1.0,
         Some(SutKind::Simulated { .. }) | None => 0.0,
@@ -293,6 +301,7 @@ fn kind(kind: &SutKind) -> String {
             format!("compose service {service}{of}")
         }
         SutKind::Docker(DockerRef::Container(name)) => format!("container {name}"),
+        SutKind::Swarm(target) => format!("swarm service {}", target.service),
         SutKind::Process { command } => format!("process {}", command.first().map_or("", String::as_str)),
         SutKind::Command { deploy, .. } => format!("command {}", deploy.first().map_or("", String::as_str)),
         SutKind::Simulated { model } => format!("simulated service {model}"),

@@ -105,7 +105,8 @@ pub enum Sampled {
     Silent(String),
 }
 
-/// Sends the mix to the service that runs now, slowly. Only a container runs before a study deploys it.
+/// Sends the mix to the service that runs now, slowly. Only a container or a service runs before a study
+/// deploys it.
 async fn sample_what_runs(spec: &StudySpec, secrets: &[Secret]) -> Result<Sampled, ExitError> {
     let (Some(sut), Some(load)) = (&spec.sut, &spec.load) else {
         return Ok(Sampled::Not("there is no [load]".to_owned()));

@@ -164,7 +164,8 @@ pub fn judge(tasks: &[Task], nodes: &[Node], force: u64, replicas: u64) -> Progr
     if let Some(failed) = ours.iter().find(|t| t.ended_by_itself() && !is_away(t)) {
         return Progress::Failed(Box::new((*failed).clone()));
     }
-    let surplus = ours.iter().filter(|t| t.desired != "running");
+    // One that is desired "ready" waits for its predecessor to end.
+    let surplus = ours.iter().filter(|t| matches!(t.desired.as_str(), "shutdown" | "remove"));
     let ending = others
         .iter()
         .chain(surplus)
@@ -183,7 +184,7 @@ pub fn judge(tasks: &[Task], nodes: &[Node], force: u64, replicas: u64) -> Progr
     }
     let without_place = ours
         .iter()
-        .find(|t| t.desired == "running" && t.state == "pending" && !t.error.is_empty())
+        .find(|t| t.state == "pending" && !t.error.is_empty())
         .map(|t| t.error.clone());
     Progress::Starting {
         up: up.len(),

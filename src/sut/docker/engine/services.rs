@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::{Call, Engine, EngineError, READ_DEADLINE, WRITE_DEADLINE, raw};
+use super::{Call, Engine, EngineError, WRITE_DEADLINE, raw};
 
 /// The log of a task comes from its node, which may be away: no longer than this.
 const LOG_DEADLINE: Duration = Duration::from_secs(5);

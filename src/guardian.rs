@@ -373,7 +373,11 @@ impl Ward {
             ends.push(self.give_service_back(id, name).await);
         }
         for end in ends {
-            code = if end.is_err() { crate::exit::RESTORE_FAILED } else { code };
+            code = if end.is_err() {
+                crate::exit::RESTORE_FAILED
+            } else {
+                code
+            };
             self.say(&end.unwrap_or_else(|why| why));
         }
         code

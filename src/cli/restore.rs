@@ -81,10 +81,7 @@ impl Patience {
 }
 
 /// The listings of an engine that is there, or will be in time; no services where it manages no swarm.
-async fn list(
-    engine: &Engine,
-    patience: &mut Patience,
-) -> Result<(Vec<Listed>, Vec<Service>), ExitError> {
+async fn list(engine: &Engine, patience: &mut Patience) -> Result<(Vec<Listed>, Vec<Service>), ExitError> {
     loop {
         let listed = async { Ok((engine.list().await?, swarm::services(engine).await?)) };
         let e = match listed.await {

@@ -188,7 +188,10 @@ impl SwarmSut {
     }
 
     /// Finds the service and refuses what can't be given back. Changes nothing. What to say about it.
-    async fn find(&mut self, parameters: &[Parameter]) -> Result<(Vec<Node>, Vec<Task>, Vec<String>), SutError> {
+    async fn find(
+        &mut self,
+        parameters: &[Parameter],
+    ) -> Result<(Vec<Node>, Vec<Task>, Vec<String>), SutError> {
         let info = self.engine.info().await.map_err(|e| self.redacted(e))?;
         refuse::manager(&info, self.engine.host())?;
         let all = services(&self.engine).await.map_err(|e| self.redacted(e))?;
@@ -375,19 +378,37 @@ impl SwarmSut {
         let replicas = spec::replicas(&found.own).unwrap_or(0);
         let reached = match &self.target.task_url {
             Some(t) => format!("load goes to every task in turn, at {t}"),
-            None => format!("load goes to {}, which must pass it on to the tasks", self.spec.url),
+            None => format!(
+                "load goes to {}, which must pass it on to the tasks",
+                self.spec.url
+            ),
         };
         let lines = vec![
-            format!("docker {} (API {})", text(&version["Version"]), text(&version["ApiVersion"])),
-            format!("swarm of {} nodes that take tasks: {}", usable.len(), names.join(", ")),
-            format!("service {} ({}), {replicas} tasks today", found.name, short(&found.id)),
+            format!(
+                "docker {} (API {})",
+                text(&version["Version"]),
+                text(&version["ApiVersion"])
+            ),
+            format!(
+                "swarm of {} nodes that take tasks: {}",
+                usable.len(),
+                names.join(", ")
+            ),
+            format!(
+                "service {} ({}), {replicas} tasks today",
+                found.name,
+                short(&found.id)
+            ),
             reached,
             format!(
                 "docker actions: for each trial one update of {}, all tasks at once (stop first), its own spec kept in the label {}",
                 found.name,
                 spec::ORIGINAL
             ),
-            format!("  at the end: rollback, or an update to exactly its own spec ({} bytes)", found.own.to_string().len()),
+            format!(
+                "  at the end: rollback, or an update to exactly its own spec ({} bytes)",
+                found.own.to_string().len()
+            ),
         ];
         let cores: f64 = usable.iter().map(|n| n.cpus).sum();
         let environment = BTreeMap::from([
@@ -408,7 +429,11 @@ impl SwarmSut {
             environment,
             secrets: found.redactor.secrets(),
             fixed: spec::fixed(&found.own, parameters),
-            addresses: tasks.iter().filter(|t| t.is_up()).flat_map(|t| t.addresses.clone()).collect(),
+            addresses: tasks
+                .iter()
+                .filter(|t| t.is_up())
+                .flat_map(|t| t.addresses.clone())
+                .collect(),
         })
     }
 }

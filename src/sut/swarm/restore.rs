@@ -215,7 +215,10 @@ fn walk(a: &Json, b: &Json, path: String, found: &mut Vec<String>) {
         keys.sort();
         keys.dedup();
         for key in keys {
-            let (x, y) = (x.get(key).unwrap_or(&Json::Null), y.get(key).unwrap_or(&Json::Null));
+            let (x, y) = (
+                x.get(key).unwrap_or(&Json::Null),
+                y.get(key).unwrap_or(&Json::Null),
+            );
             walk(x, y, format!("{path}.{key}"), found);
         }
     } else if a != b {

@@ -56,7 +56,10 @@ impl Service {
             version: json["Version"]["Index"].as_u64()?,
             spec: json["Spec"].clone(),
             previous: json["PreviousSpec"].clone(),
-            update_state: json["UpdateStatus"]["State"].as_str().unwrap_or_default().to_owned(),
+            update_state: json["UpdateStatus"]["State"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
         })
     }
 

@@ -95,7 +95,9 @@ impl SwarmSut {
         self.is_ours(&service)?;
         let names: Vec<&str> = tuned.keys().map(String::as_str).collect();
         let mut proof = change.proof(&service.spec, &names).map_err(|missing| {
-            SutError::Infrastructure(format!("the swarm took the update, but these are not live: {missing}"))
+            SutError::Infrastructure(format!(
+                "the swarm took the update, but these are not live: {missing}"
+            ))
         })?;
         proof.push(tasks::spread(&live.tasks, &nodes));
         Ok(Deployment {
@@ -182,14 +184,11 @@ impl SwarmSut {
     }
 
     /// Waits until all tasks run and those of before have ended.
-    async fn await_tasks(
-        &mut self,
-        found: &Found,
-        force: u64,
-        replicas: u64,
-    ) -> Result<Vec<Task>, SutError> {
+    async fn await_tasks(&mut self, found: &Found, force: u64, replicas: u64) -> Result<Vec<Task>, SutError> {
         let grace = found.own["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"].as_u64();
-        let grace = grace.map_or(GRACE, |ns| Duration::from_nanos(ns).min(Duration::from_secs(3_600)));
+        let grace = grace.map_or(GRACE, |ns| {
+            Duration::from_nanos(ns).min(Duration::from_secs(3_600))
+        });
         let ends = Instant::now() + grace + END_MARGIN;
         // The budget counts from when those of before are gone: stopping them is not the config's fault.
         let mut deadline = None;

@@ -84,11 +84,9 @@ pub fn has_no_swarm(e: &EngineError) -> bool {
     match e {
         // An engine, or something in front of it, that knows no services at all.
         EngineError::NotFound(_) => true,
-        EngineError::Status(503 | 406, m) => {
-            ["docker swarm init", "Worker nodes", "not part of a swarm"]
-                .iter()
-                .any(|w| m.contains(w))
-        }
+        EngineError::Status(503 | 406, m) => ["docker swarm init", "Worker nodes", "not part of a swarm"]
+            .iter()
+            .any(|w| m.contains(w)),
         _ => false,
     }
 }
@@ -113,7 +111,9 @@ mod tests {
         assert!(says(
             "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state."
         ));
-        assert!(!says("rpc error: code = Unknown desc = The swarm does not have a leader."));
+        assert!(!says(
+            "rpc error: code = Unknown desc = The swarm does not have a leader."
+        ));
         assert!(!has_no_swarm(&EngineError::Away("no answer".into())));
     }
 

@@ -120,7 +120,7 @@ fn mistakes_are_found_where_they_are() {
         (before("[sut]\nkind = \"swarm\"\nservice = \"a\"\ntask_url = \"http://127.0.0.1:18301\"\n", ""), 4, "neither {node} nor {slot}"),
         (before("[sut]\nkind = \"swarm\"\nservice = \"a\"\ntask_url = \"{node}:18301\"\n", ""), 4, "begin with http://"),
         (before("[sut]\nkind = \"swarm\"\nservice = \"a\"\ntask_url = \"http://8.8.8.8:1830{slot}\"\n", ""), 4, "allow_remote"),
-        (before("[sut]\nkind = \"docker\"\nservice = \"a\"\ntask_url = \"http://{node}:1\"\n", ""), 4, "belongs to kind = \"swarm\""),
+        (before("[sut]\nkind = \"docker\"\nservice = \"a\"\nurl = \"http://127.0.0.1:1\"\ntask_url = \"http://{node}:1\"\n", ""), 5, "belongs to kind = \"swarm\""),
         (before("[sut]\nkind = \"demo\"\nready = { path = \"ready\" }\n", ""), 3, "begin with /"),
         (before("[sut]\nkind = \"demo\"\nenv = { \"A-B\" = \"1\" }\n", ""), 3, "no name of an environment variable"),
         (before("[sut]\nkind = \"demo\"\nenv = { A = \"${NOPE}\" }\n", ""), 3, "NOPE is not set"),

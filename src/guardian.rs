@@ -365,20 +365,17 @@ impl Ward {
             self.say("the teardown command failed; run it by hand");
             code = crate::exit::RESTORE_FAILED;
         }
-        let mut ends = Vec::new();
+        let mut tell = |end: Result<String, String>| {
+            if end.is_err() {
+                code = crate::exit::RESTORE_FAILED;
+            }
+            self.say(&end.unwrap_or_else(|why| why));
+        };
         for (id, name) in &self.parked {
-            ends.push(self.give_back(id, name).await);
+            tell(self.give_back(id, name).await);
         }
         for (id, name) in &self.services {
-            ends.push(self.give_service_back(id, name).await);
-        }
-        for end in ends {
-            code = if end.is_err() {
-                crate::exit::RESTORE_FAILED
-            } else {
-                code
-            };
-            self.say(&end.unwrap_or_else(|why| why));
+            tell(self.give_service_back(id, name).await);
         }
         code
     }

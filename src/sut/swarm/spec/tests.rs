@@ -1,3 +1,5 @@
+//! Tests of specs: only what is tuned differs, and what is kept is the original.
+
 use proptest::prelude::*;
 
 use super::super::restore::differences;

@@ -1,7 +1,8 @@
 //! The swarm sut on a real swarm of three nodes with a real Postgres: a study over 1 to 4 tasks, a node that goes away in
 //! the middle of a trial, and a tool that is killed. Each time the service has its own spec back, to the last field.
 //!
-//! `make test-swarm` brings the nodes up (scripts/swarm-nodes) and names their sockets in AUTOTUNE_TEST_SWARM_NODES.
+//! `make test-swarm` brings the nodes up (scripts/swarm-nodes) and names their sockets in AUTOTUNE_TEST_SWARM_NODES;
+//! `make test` brings up one, for a short study.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,10 +42,13 @@ fn nodes() -> Option<Vec<String>> {
 }
 
 impl Bed {
-    /// None, with a word, where there is no swarm. The API has two tasks, or as many as are asked for.
-    fn up(replicas: u32) -> Option<Self> {
+    /// None, with a word, where there are not so many nodes. The API has as many tasks as are asked for.
+    fn up(least: usize, replicas: u32) -> Option<Self> {
         let nodes = nodes()?;
-        assert!(nodes.len() >= 3, "three nodes are needed: {nodes:?}");
+        if nodes.len() < least {
+            println!("skipped: needs a swarm of {least} nodes; `make test-swarm` brings them up");
+            return None;
+        }
         let mut bed = Self {
             manager: nodes[0].clone(),
             nodes: nodes.len(),
@@ -117,7 +121,7 @@ impl Bed {
             "--update-delay",
             "2s",
             "--update-order",
-            "start-first",
+            "stop-first",
             "--rollback-parallelism",
             "2",
             "autotune-shop-api",
@@ -312,8 +316,31 @@ fn outcomes(results: &Path) -> Vec<(String, String)> {
 }
 
 #[test]
+fn stack_swarm_short_study_on_one_node() {
+    let Some(bed) = Bed::up(1, 1) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let results = dir.path().join("results");
+    let space = space(dir.path(), 1, 2, 2);
+    let out = output(&mut study(&bed, &space, &results));
+    assert!(
+        matches!(out.status.code(), Some(0 | 3)),
+        "{}:\n{}",
+        out.status,
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let rows = outcomes(&results);
+    println!("{rows:?}");
+    assert!(
+        rows.len() >= 2 && rows.iter().all(|(o, _)| o == "measured"),
+        "{rows:?}"
+    );
+    bed.assert_given_back();
+    assert_eq!(files_with(dir.path(), CANARY), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn stack_swarm_study_over_the_nodes_gives_the_service_its_own_spec_back() {
-    let Some(bed) = Bed::up(2) else { return };
+    let Some(bed) = Bed::up(3, 2) else { return };
     let dir = tempfile::tempdir().unwrap();
     let results = dir.path().join("results");
     let space = space(dir.path(), 1, 4, 4);
@@ -352,7 +379,7 @@ fn switch(what: &str, node: u32) {
 #[test]
 fn stack_swarm_node_lost_in_the_middle_the_trial_is_repeated() {
     // Three tasks and more: each node has one.
-    let Some(bed) = Bed::up(3) else { return };
+    let Some(bed) = Bed::up(3, 3) else { return };
     let dir = tempfile::tempdir().unwrap();
     let results = dir.path().join("results");
     let log = dir.path().join("log");
@@ -386,7 +413,7 @@ fn kill(pid: u32) {
 
 #[test]
 fn stack_swarm_killed_the_service_gets_its_own_spec_back_from_guardian_or_restore() {
-    let Some(bed) = Bed::up(2) else { return };
+    let Some(bed) = Bed::up(3, 2) else { return };
     let dir = tempfile::tempdir().unwrap();
     let results = dir.path().join("results");
     let log = dir.path().join("log");

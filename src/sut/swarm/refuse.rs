@@ -276,13 +276,15 @@ fn notes(name: &str, own: &Json, nodes: &[Node]) -> Vec<String> {
             written.join(", ")
         ));
     }
-    for key in [LimitKey::CpuReservation, LimitKey::MemoryReservation] {
-        let (table, what) = key.place();
-        if let Some(reserved) = spec::limit(own, key) {
-            notes.push(format!(
-                "each task reserves {table} {what} = {reserved}: more tasks than the nodes have room for are infeasible"
-            ));
-        }
+    let reserved: Vec<String> = [LimitKey::CpuReservation, LimitKey::MemoryReservation]
+        .into_iter()
+        .filter_map(|key| spec::shown(own, key))
+        .collect();
+    if !reserved.is_empty() {
+        notes.push(format!(
+            "each task reserves {}: a config with more tasks than the nodes have room for is infeasible",
+            reserved.join(" and ")
+        ));
     }
     notes
 }

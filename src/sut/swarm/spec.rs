@@ -187,6 +187,16 @@ pub fn limit(spec: &Json, key: LimitKey) -> Option<i64> {
         .filter(|v| *v > 0)
 }
 
+/// A limit of `spec` in words: "0.5 cpus", "64 MiB".
+#[must_use]
+pub fn shown(spec: &Json, key: LimitKey) -> Option<String> {
+    let value = limit(spec, key)?;
+    Some(match key {
+        LimitKey::Cpus | LimitKey::CpuReservation => format!("{} cpus", key.shown(value)),
+        _ => Bytes::new(value.unsigned_abs()).to_string(),
+    })
+}
+
 /// Tasks that `spec` asks for; None where it is not replicated.
 #[must_use]
 pub fn replicas(spec: &Json) -> Option<u64> {

@@ -29,9 +29,11 @@ soak:            ## every numbered fault, then 40 minutes of faults on a second 
 	AUTOTUNE_TEST_SOAK=1 $(CARGO) test --locked --test it faults_study -- --nocapture --test-threads=1
 	eval "$$(scripts/engine)" && scripts/images && tests/soak/run --minutes 40 --own-engine
 
-test-swarm:      ## several hosts on one study: 10,000 trials, 50 kills, two workers against one (needs Debian's postgresql, or the stack)
+test-swarm:      ## several hosts on one study (10,000 trials, 50 kills), and a service on a swarm of three nodes (root; half an hour)
 	$(CARGO) build --locked
 	AUTOTUNE_TEST_SWARM=1 $(CARGO) test --locked --test it shared_ -- --nocapture --test-threads=1
+	eval "$$(scripts/engine)" && scripts/images && scripts/swarm-nodes up 3 && eval "$$(scripts/swarm-nodes env)" && \
+	  { $(CARGO) test --locked --test it stack_swarm -- --nocapture --test-threads=1; code=$$?; scripts/swarm-nodes down; exit $$code; }
 
 stack:           ## the demo stack up, for trying experiments/
 	eval "$$(scripts/engine)" && scripts/images && docker compose up -d --build --wait

@@ -1,4 +1,4 @@
-//! Gives the user's container back when the tool itself was killed.
+//! Gives the user's container, or a service its own spec, back when the tool itself was killed.
 //!
 //! A child in its own session reads notes from a pipe: what was parked, started, deployed. "done" ends it. The end of
 //! the pipe without "done" means that the tool is gone, however it went: the guardian then ends process groups, runs a
@@ -24,6 +24,7 @@ use crate::sut::child::{GroupChild, group_lives, signal_group, started_ticks};
 use crate::sut::docker::engine::Engine;
 use crate::sut::docker::parking::{self, Filter, GiveBack, RestoreError, Restored};
 use crate::sut::docker::record::{Record, Step};
+use crate::sut::swarm;
 use crate::sut::{Note, Notes, SutError};
 
 /// For the child to start and say so.
@@ -228,6 +229,8 @@ struct Ward {
     teardown: Option<(Vec<String>, BTreeMap<String, String>)>,
     /// Full id and name.
     parked: BTreeMap<String, String>,
+    /// Services of a swarm: full id and name.
+    services: BTreeMap<String, String>,
 }
 
 /// How the pipe ended.
@@ -253,6 +256,12 @@ impl Ward {
             }
             Note::GivenBack { id } => {
                 self.parked.remove(&id);
+            }
+            Note::ServiceUpdating { id, name } => {
+                self.services.insert(id, name);
+            }
+            Note::ServiceGivenBack { id } => {
+                self.services.remove(&id);
             }
         }
     }
@@ -330,7 +339,8 @@ impl Ward {
     }
 
     async fn clean_up(self) -> u8 {
-        if self.groups.is_empty() && self.teardown.is_none() && self.parked.is_empty() {
+        let is_idle = self.groups.is_empty() && self.teardown.is_none();
+        if is_idle && self.parked.is_empty() && self.services.is_empty() {
             return crate::exit::OK;
         }
         self.say(&format!(
@@ -355,16 +365,34 @@ impl Ward {
             self.say("the teardown command failed; run it by hand");
             code = crate::exit::RESTORE_FAILED;
         }
-        for (id, name) in &self.parked {
-            match self.give_back(id, name).await {
-                Ok(what) => self.say(&what),
-                Err(why) => {
-                    self.say(&why);
-                    code = crate::exit::RESTORE_FAILED;
-                }
+        let mut tell = |end: Result<String, String>| {
+            if end.is_err() {
+                code = crate::exit::RESTORE_FAILED;
             }
+            self.say(&end.unwrap_or_else(|why| why));
+        };
+        for (id, name) in &self.parked {
+            tell(self.give_back(id, name).await);
+        }
+        for (id, name) in &self.services {
+            tell(self.give_service_back(id, name).await);
         }
         code
+    }
+
+    async fn give_service_back(&self, id: &str, name: &str) -> Result<String, String> {
+        let _lock = match self.lock(&swarm::lock_key(id), name).await {
+            Ok(lock) => lock,
+            Err(by) => return Ok(format!("service {name} is left to its new owner: {by}")),
+        };
+        let engine = Engine::from_env().map_err(|e| e.to_string())?;
+        let attempt = async || swarm::restore::give_back(&engine, id).await;
+        let mut restored = self.insist(attempt).await.map_err(|e| e.to_string())?;
+        restored.extend(swarm::restore::settle(&engine, id).await);
+        Ok(restored.first().map_or_else(
+            || format!("service {name} had its own spec"),
+            |r| format!("{} (given back by the guardian)", r.what),
+        ))
     }
 
     async fn give_back(&self, id: &str, name: &str) -> Result<String, String> {

@@ -283,6 +283,8 @@ fn few_trials(fit: Option<u64>, trial_s: f64, finals_s: f64) -> Option<String> {
 fn deploy_s(spec: &StudySpec) -> f64 {
     match spec.sut.as_ref().map(|s| &s.kind) {
         Some(SutKind::Docker(_)) => 3.0,
+        // Two to five tasks take 3 to 9 s.
+        Some(SutKind::Swarm(_)) => 6.0,
         Some(SutKind::Command { .. }) => 10.0,
         Some(SutKind::Process { .. } | SutKind::Demo) => 1.0,
         Some(SutKind::Simulated { .. }) | None => 0.0,
@@ -298,6 +300,7 @@ fn kind(kind: &SutKind) -> String {
             format!("compose service {service}{of}")
         }
         SutKind::Docker(DockerRef::Container(name)) => format!("container {name}"),
+        SutKind::Swarm(target) => format!("swarm service {}", target.service),
         SutKind::Process { command } => format!("process {}", command.first().map_or("", String::as_str)),
         SutKind::Command { deploy, .. } => format!("command {}", deploy.first().map_or("", String::as_str)),
         SutKind::Simulated { model } => format!("simulated service {model}"),

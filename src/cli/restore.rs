@@ -1,4 +1,4 @@
-//! `autotune restore`: gives parked containers back after a reboot, or after tool and guardian were both killed. It waits for
+//! `autotune restore`: gives parked containers, and services of a swarm their own specs, back after a reboot, or after tool and guardian were both killed. It waits for
 //! an engine that is not up yet: whoever starts it at boot or after a crash has nobody who tries again.
 
 use std::io::Write;
@@ -14,7 +14,9 @@ use crate::spec::SutKind;
 use crate::sut::SutError;
 use crate::sut::docker::engine::{Engine, EngineError, Listed};
 use crate::sut::docker::find;
-use crate::sut::docker::parking::{self, Filter, GiveBack, Parked, Restored};
+use crate::sut::docker::parking::{self, Filter, GiveBack, Parked, RestoreError, Restored};
+use crate::sut::swarm;
+use crate::sut::swarm::spec::Service;
 use crate::units::{parse_duration, show_duration};
 
 /// Between two attempts, growing from the first to the second.
@@ -28,7 +30,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from
               What a living run works on is left alone (exit 75). Running it again changes nothing."
 )]
 pub(super) struct RestoreArgs {
-    /// Only the container of this space file.
+    /// Only the container or service of this space file; a service also where its run was on another machine.
     #[arg(long, value_name = "FILE", env = "AUTOTUNE_SPACE")]
     space: Option<PathBuf>,
     /// How long an engine that is away, starting or failing is waited for, and a name that is taken; 0s tries once.
@@ -78,10 +80,11 @@ impl Patience {
     }
 }
 
-/// The listing of an engine that is there, or will be in time.
-async fn list(engine: &Engine, patience: &mut Patience) -> Result<Vec<Listed>, ExitError> {
+/// The listings of an engine that is there, or will be in time; no services where it manages no swarm.
+async fn list(engine: &Engine, patience: &mut Patience) -> Result<(Vec<Listed>, Vec<Service>), ExitError> {
     loop {
-        let e = match engine.list().await {
+        let listed = async { Ok((engine.list().await?, swarm::services(engine).await?)) };
+        let e = match listed.await {
             Ok(all) => return Ok(all),
             Err(e) => e,
         };
@@ -105,7 +108,8 @@ pub(super) async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u
         .map_err(SutError::from)
         .map_err(ExitError::from)?;
     let mut patience = Patience::new(args.wait, global.quiet);
-    let all = list(&engine, &mut patience).await?;
+    let (all, services) = list(&engine, &mut patience).await?;
+    let mut service = None;
     let filter = match &args.space {
         None => Filter::All,
         Some(path) => {
@@ -113,6 +117,11 @@ pub(super) async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u
             match spec.sut.map(|s| s.kind) {
                 Some(SutKind::Docker(target)) => {
                     Filter::Originals(vec![find::find(&all, &target).map_err(ExitError::from)?.id])
+                }
+                Some(SutKind::Swarm(target)) => {
+                    let found = swarm::refuse::find(&services, &target.service);
+                    service = Some(found.map_err(ExitError::from)?.id);
+                    Filter::Originals(Vec::new())
                 }
                 _ => Filter::Originals(Vec::new()),
             }
@@ -126,7 +135,15 @@ pub(super) async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u
             Err(e) => failed = failed.or(Some(e)),
         }
     }
-    report(&done, global.json)?;
+    let mut specs = Vec::new();
+    let is_meant = |s: &&Service| args.space.is_none() || service.as_ref() == Some(&s.id);
+    for s in services.iter().filter(is_meant) {
+        match one_service(&engine, s, args.space.is_some(), &mut patience).await {
+            Ok(more) => specs.extend(more),
+            Err(e) => failed = failed.or(Some(e)),
+        }
+    }
+    report(&done, &specs, global.json)?;
     match failed {
         Some(e) => Err(ExitError::from(e).into()),
         None => Ok(exit::OK),
@@ -141,8 +158,37 @@ async fn one(engine: &Engine, parked: &Parked, patience: &mut Patience) -> Resul
     // A guardian that was waited for may have done it meanwhile: looked at again under the lock.
     let filter = Filter::Originals(vec![o.id.clone()]);
     let mut attempts = GiveBack::new(engine, &filter);
+    insist(patience, async || attempts.attempt().await).await
+}
+
+/// Gives a service its own spec back. One that a run on another machine has is left alone, unless it was named.
+async fn one_service(
+    engine: &Engine,
+    service: &Service,
+    is_named: bool,
+    patience: &mut Patience,
+) -> Result<Vec<Restored>, SutError> {
+    if swarm::restore::step(service) == swarm::restore::Step::Nothing {
+        return Ok(Vec::new());
+    }
+    if !is_named {
+        swarm::refuse::elsewhere(service, &swarm::host())?;
+    }
+    let holder = Holder::this("restore", &format!("service {}", service.name), true);
+    let warn = |why: &str| drop(writeln!(std::io::stderr(), "warning: {why}"));
+    let _lock = Lock::to_give_back(&swarm::lock_key(&service.id), &holder, warn).await?;
+    insist(patience, async || {
+        swarm::restore::give_back(engine, &service.id).await
+    })
+    .await
+}
+
+async fn insist(
+    patience: &mut Patience,
+    mut attempt: impl AsyncFnMut() -> Result<Vec<Restored>, RestoreError>,
+) -> Result<Vec<Restored>, SutError> {
     loop {
-        match attempts.attempt().await {
+        match attempt().await {
             Ok(done) => return Ok(done),
             Err(e) if e.may_pass() && patience.allows_another(&e.to_string()).await => {}
             Err(e) => return Err(e.into()),
@@ -150,19 +196,21 @@ async fn one(engine: &Engine, parked: &Parked, patience: &mut Patience) -> Resul
     }
 }
 
-fn report(done: &[Restored], json: bool) -> std::io::Result<()> {
+fn report(containers: &[Restored], services: &[Restored], json: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     if json {
-        let list: Vec<_> = done
+        let row = |kind: &str, r: &Restored| serde_json::json!({kind: r.name, "id": r.id, "running": r.runs, "what": r.what});
+        let list: Vec<_> = containers
             .iter()
-            .map(|r| serde_json::json!({"container": r.name, "id": r.id, "running": r.runs, "what": r.what}))
+            .map(|r| row("container", r))
+            .chain(services.iter().map(|r| row("service", r)))
             .collect();
         return writeln!(out, "{}", serde_json::json!({ "restored": list }));
     }
-    if done.is_empty() {
+    if containers.is_empty() && services.is_empty() {
         return writeln!(out, "nothing is parked");
     }
-    for r in done {
+    for r in containers.iter().chain(services) {
         writeln!(out, "{}", r.what)?;
     }
     Ok(())

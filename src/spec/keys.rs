@@ -159,10 +159,11 @@ static SUT: Section = Section {
     name: "sut",
     doc: "The system under test, and how a config becomes a running service.",
     keys: &[
-        key("kind", Ty::OneOf(&["docker", "process", "command", "simulated", "demo"]), Required, "\"docker\"", "docker: your container, parked and replaced by trials; process: a child process with the parameters as environment variables (and PORT where `url` has port 0); command: your own scripts; simulated: an arithmetic service; demo: the tool's built-in API"),
-        key("service", Ty::Text, Optional, "\"api\"", "docker: the compose service"),
+        key("kind", Ty::OneOf(&["docker", "swarm", "process", "command", "simulated", "demo"]), Required, "\"docker\"", "docker: your container, parked and replaced by trials; swarm: a service of a Docker Swarm, updated to each trial and given its own spec back (docs/swarm.md); process: a child process with the parameters as environment variables (and PORT where `url` has port 0); command: your own scripts; simulated: an arithmetic service; demo: the tool's built-in API"),
+        key("service", Ty::Text, Optional, "\"api\"", "docker: the compose service; swarm: the service's name"),
         key("project", Ty::Text, Optional, "\"shop\"", "docker: the compose project, where several have that service"),
         key("container", Ty::Text, Optional, "\"shop-api-1\"", "docker: container name or id, instead of `service`"),
+        key("task_url", Ty::Text, Optional, "\"http://{node}:1830{slot}\"", "swarm: where each task answers by itself, instead of `url`, which is a balancer's: {node} is its node's address, {slot} its number; the load goes to all tasks in turn"),
         key("command", Ty::Texts, Optional, "[\"python\", \"app.py\"]", "process: program and arguments"),
         key("deploy", Ty::Texts, Optional, "[\"./deploy.sh\"]", "command: run with the parameters as environment variables; returns when the service is up"),
         key("teardown", Ty::Texts, Optional, "[\"./down.sh\"]", "command: run after each trial"),
@@ -195,11 +196,11 @@ static PARAMETER: Section = Section {
         key("step", Ty::Scalar, Optional, "5", "distance between neighbours; it divides high - low. int: 1 where it is left out; float: any value in the range"),
         key("log", Ty::Bool, Optional, "true", "equal ratios are equal distances; where it is left out, true if high is at least 8 times low"),
         key("values", Ty::Scalars, Optional, "[\"on\", \"off\"]", "choice: the values"),
-        key("baseline", Ty::Scalar, Optional, "5", "the value in production today; docker: read from the container where it is left out"),
+        key("baseline", Ty::Scalar, Optional, "5", "the value in production today; docker and swarm: read from the container or service where it is left out"),
         key("only_if", Ty::Expr, Optional, "'cache == \"on\"'", "the parameter exists only where this holds; it uses parameters that stand before it"),
         key("env", Ty::Text, Optional, "\"POOL_SIZE\"", "sets this environment variable"),
         key("limit", Ty::OneOf(&["cpus", "memory", "cpu_reservation", "memory_reservation"]), Optional, "\"cpus\"", "sets this limit of the container; CPU in cores, memory in MiB"),
-        key("replicas", Ty::Bool, Optional, "true", "sets the number of instances; limits are of one instance (docs/instances.md)"),
+        key("replicas", Ty::Bool, Optional, "true", "sets the number of instances, in a swarm of tasks; limits are of one instance (docs/instances.md)"),
     ],
 };
 

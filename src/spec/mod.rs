@@ -248,6 +248,8 @@ impl std::fmt::Debug for Secret {
 pub enum SutKind {
     /// A container, found by compose service or by name.
     Docker(DockerRef),
+    /// A service of a Docker Swarm.
+    Swarm(SwarmRef),
     /// A child process with environment variables.
     Process {
         /// Program and arguments.
@@ -281,6 +283,30 @@ pub enum DockerRef {
     },
     /// Container name or id.
     Container(String),
+}
+
+/// A service of a swarm, and how its tasks are reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwarmRef {
+    /// Its name or id, as `docker service ls` shows it.
+    pub service: String,
+    /// Where each task is reached by itself, with {node} and {slot} in it; `url` is then not used. None: `url` is a
+    /// balancer's.
+    pub task_url: Option<String>,
+}
+
+impl SwarmRef {
+    /// `template` for the task with number `slot` on the node with address `node`.
+    #[must_use]
+    pub fn fill(template: &str, node: &str, slot: u64) -> String {
+        let node = match node.contains(':') {
+            true => format!("[{node}]"),
+            false => node.to_owned(),
+        };
+        template
+            .replace("{node}", &node)
+            .replace("{slot}", &slot.to_string())
+    }
 }
 
 /// When a deployment counts as ready.

@@ -170,7 +170,7 @@ fn binding(node: &Node<'_>, name: &Text, deploys: Deploys) -> Option<Binding> {
     if let (Deploys::Variables, [key @ ("limit" | "replicas")]) = (deploys, given.as_slice()) {
         node.ctx.error(
             &node.span_of(key),
-            format!("`{key}` needs a container: [sut] kind = \"docker\""),
+            format!("`{key}` needs a container: [sut] kind = \"docker\" or \"swarm\""),
             "a process and a command take parameters as environment variables: env = \"NAME\"".to_owned(),
         );
     }

@@ -113,8 +113,10 @@ fn secret_spans(table: &DeTable<'_>, path: &str, out: &mut Vec<Span>) {
         } else {
             format!("{path}.{name}")
         };
-        let secret = matches!(name, "env" | "headers" | "postgres" | "redis" | "url")
-            && !here.starts_with("parameters.");
+        let secret = matches!(
+            name,
+            "env" | "headers" | "postgres" | "redis" | "url" | "task_url"
+        ) && !here.starts_with("parameters.");
         let section = super::keys::ROOT.walk().into_iter().find(|s| s.name == path);
         let unknown = section.is_some_and(|s| s.key(name).is_none());
         if secret || unknown {

@@ -6,7 +6,7 @@ use super::common::{base_url, is_near, path_problem};
 use super::context::{is_env_name, show};
 use super::parameters::Deploys;
 use super::reader::Node;
-use super::{DockerRef, LoadSpec, ReadySpec, Secret, SutKind, SutSpec};
+use super::{DockerRef, LoadSpec, ReadySpec, Secret, SutKind, SutSpec, SwarmRef};
 use crate::space::{Binding, Parameter};
 
 const MAX_COMMAND: usize = 200;
@@ -14,9 +14,10 @@ const MAX_ENV: usize = 200;
 
 /// Keys of [sut] and the kinds that they belong to.
 const KIND_KEYS: &[(&str, &[&str])] = &[
-    ("service", &["docker"]),
+    ("service", &["docker", "swarm"]),
     ("project", &["docker"]),
     ("container", &["docker"]),
+    ("task_url", &["swarm"]),
     ("command", &["process"]),
     ("deploy", &["command"]),
     ("teardown", &["command"]),
@@ -53,6 +54,7 @@ pub(super) fn sut(root: &Node<'_>) -> (Option<SutSpec>, Deploys) {
     };
     let (kind, deploys) = match kind_name {
         "docker" => (docker.map(SutKind::Docker), Deploys::Containers),
+        "swarm" => (swarm(&node).map(SutKind::Swarm), Deploys::Containers),
         "process" => {
             need("command");
             (Some(SutKind::Process { command }), Deploys::Variables)
@@ -135,6 +137,39 @@ fn docker(node: &Node<'_>, wanted: bool) -> Option<DockerRef> {
     }
 }
 
+fn swarm(node: &Node<'_>) -> Option<SwarmRef> {
+    if !node.has("service") {
+        node.missing("service");
+    }
+    let service = node.text("service")?;
+    if service.value.trim().is_empty() {
+        node.ctx.error(&service.span, "this is empty", None);
+    }
+    let template = node.text("task_url");
+    if let Some(t) = &template {
+        let example = "for example task_url = \"http://{node}:1830{slot}\"".to_owned();
+        let filled = SwarmRef::fill(&t.value, "127.0.0.1", 1);
+        if node.has("url") {
+            let hint = "`url` is a balancer's, `task_url` is each task's own".to_owned();
+            node.ctx
+                .error(&t.span, "`task_url` and `url` exclude each other", hint);
+        } else if !t.value.contains("{node}") && !t.value.contains("{slot}") {
+            let what = "`task_url` has neither {node} nor {slot}, so every task would have the same";
+            node.ctx.error(&t.span, what, example);
+        } else {
+            match base_url(&filled) {
+                Ok(base) if base.port == 0 => node.ctx.error(&t.span, "`task_url` needs a port", example),
+                Ok(_) => {}
+                Err(why) => node.ctx.error(&t.span, format!("`task_url` {why}"), example),
+            }
+        }
+    }
+    Some(SwarmRef {
+        service: service.value,
+        task_url: template.map(|t| t.value),
+    })
+}
+
 fn argv(node: &Node<'_>, key: &str) -> Vec<String> {
     let words = node.texts(key, MAX_COMMAND);
     if node.has(key) && words.first().is_none_or(|w| w.value.trim().is_empty()) && !node.ctx.has_errors() {
@@ -147,7 +182,11 @@ fn argv(node: &Node<'_>, key: &str) -> Vec<String> {
 
 fn sut_url(node: &Node<'_>, kind: &str) -> String {
     let Some(t) = node.text("url") else {
-        if !node.has("url") && matches!(kind, "docker" | "command") {
+        let is_needed = match kind {
+            "swarm" => !node.has("task_url"),
+            _ => matches!(kind, "docker" | "command"),
+        };
+        if !node.has("url") && is_needed {
             node.missing("url");
         }
         return "http://127.0.0.1:0".to_owned();
@@ -211,12 +250,20 @@ pub(super) fn between(
             );
         }
     }
-    let Ok(base) = base_url(&sut.url) else { return };
+    // A node's own address is looked at when the swarm has said it.
+    let (key, url) = match &sut.kind {
+        SutKind::Swarm(SwarmRef {
+            task_url: Some(template),
+            ..
+        }) => ("task_url", SwarmRef::fill(template, "127.0.0.1", 1)),
+        _ => ("url", sut.url.clone()),
+    };
+    let Ok(base) = base_url(&url) else { return };
     let allowed = load.is_some_and(|l| l.allow_remote.iter().any(|h| h.eq_ignore_ascii_case(&base.host)));
     if !is_near(&base.host) && !allowed && !matches!(sut.kind, SutKind::Simulated { .. }) {
         // The host may have come from the environment: it is not repeated.
         root.ctx.error(
-            &node.value_span("url"),
+            &node.value_span(key),
             "load goes to localhost and private addresses only",
             "if this host is yours and may be loaded, name it: [load] allow_remote = [\"host\"]".to_owned(),
         );

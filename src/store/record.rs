@@ -115,7 +115,7 @@ pub struct About {
     pub service: Option<String>,
     /// Container that was tuned, where it was named.
     pub container: Option<String>,
-    /// Kind of deployment: docker, process, command, simulated, demo.
+    /// Kind of deployment: docker, swarm, process, command, simulated, demo.
     pub kind: String,
     /// The mix as people read it: method, path template, share.
     pub requests: Vec<String>,
@@ -134,6 +134,8 @@ impl About {
                 ("docker", Some(service.clone()), None)
             }
             Some(SutKind::Docker(DockerRef::Container(name))) => ("docker", None, Some(name.clone())),
+            // No compose service: nothing that compose would read is written for it.
+            Some(SutKind::Swarm(target)) => ("swarm", None, Some(target.service.clone())),
             Some(SutKind::Process { .. }) => ("process", None, None),
             Some(SutKind::Command { .. }) => ("command", None, None),
             Some(SutKind::Simulated { .. }) => ("simulated", None, None),

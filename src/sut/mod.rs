@@ -1,5 +1,5 @@
 //! The system under test: a config becomes a running service, is watched, taken away, and what was there
-//! before is given back. One trait; `docker`, `process`, `command` and `simulated` own their outside thing.
+//! before is given back. One trait; `docker`, `swarm`, `process`, `command` and `simulated` own their outside thing.
 //!
 //! Not here: load, judgement, telemetry.
 
@@ -10,6 +10,7 @@ pub mod process;
 pub mod ready;
 pub mod redact;
 pub mod simulated;
+pub mod swarm;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -140,6 +141,18 @@ pub enum Note {
         /// Its full id.
         id: String,
     },
+    /// A service of a swarm is about to be updated.
+    ServiceUpdating {
+        /// Its full id.
+        id: String,
+        /// Its name.
+        name: String,
+    },
+    /// It has its own spec back.
+    ServiceGivenBack {
+        /// Its full id.
+        id: String,
+    },
 }
 
 type NoteSink = dyn Fn(&Note) + Send + Sync;
@@ -213,6 +226,8 @@ pub fn tuned_env(parameters: &[Parameter], config: &Config) -> BTreeMap<String, 
 pub enum AnySut {
     /// A container.
     Docker(docker::DockerSut),
+    /// A service of a swarm.
+    Swarm(swarm::SwarmSut),
     /// A child process; the demo API too.
     Process(process::ProcessSut),
     /// Somebody's scripts.
@@ -227,6 +242,10 @@ pub fn open(spec: &SutSpec, run_id: &str, results: &Path) -> Result<AnySut, SutE
         SutKind::Docker(target) => {
             let engine = docker::engine::Engine::from_env()?;
             AnySut::Docker(docker::DockerSut::new(engine, spec, target, run_id, results))
+        }
+        SutKind::Swarm(target) => {
+            let engine = docker::engine::Engine::from_env()?;
+            AnySut::Swarm(swarm::SwarmSut::new(engine, spec, target, run_id, results))
         }
         SutKind::Process { command } => AnySut::Process(process::ProcessSut::new(spec, command.clone())),
         SutKind::Command { deploy, teardown } => {
@@ -248,6 +267,7 @@ impl AnySut {
     pub fn set_notes(&mut self, notes: Notes) {
         match self {
             Self::Docker(s) => s.set_notes(notes),
+            Self::Swarm(s) => s.set_notes(notes),
             Self::Process(s) => s.set_notes(notes),
             Self::Command(s) => s.set_notes(notes),
             Self::Simulated(_) => {}
@@ -259,6 +279,7 @@ macro_rules! each {
     ($self:ident, $s:ident => $call:expr) => {
         match $self {
             AnySut::Docker($s) => $call,
+            AnySut::Swarm($s) => $call,
             AnySut::Process($s) => $call,
             AnySut::Command($s) => $call,
             AnySut::Simulated($s) => $call,

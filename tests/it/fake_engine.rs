@@ -17,6 +17,8 @@ use serde_json::{Value as Json, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::broadcast;
 
+use crate::fake_swarm::FakeSwarm;
+
 /// What goes wrong, and when.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
@@ -78,6 +80,7 @@ struct State {
     follower: Option<(String, String)>,
     /// Of the image, instead of the usual id.
     image: Option<String>,
+    swarm: FakeSwarm,
 }
 
 /// The daemon. Dropped, its socket is gone.
@@ -195,6 +198,16 @@ impl FakeEngine {
             up(state.containers.get_mut(&id).unwrap());
         }
         id
+    }
+
+    /// An id as engines make them, that no other test has.
+    pub(crate) fn new_id(&self) -> String {
+        new_id(&mut self.state.lock().unwrap())
+    }
+
+    /// The swarm that this engine manages, if it has nodes.
+    pub(crate) fn swarm<T>(&self, act: impl FnOnce(&mut FakeSwarm) -> T) -> T {
+        act(&mut self.state.lock().unwrap().swarm)
     }
 
     /// From now on the `n`-th request meets `fault`, once.
@@ -513,13 +526,16 @@ fn carry_out(
         all => all.to_vec(),
     };
     let mut state = state.lock().unwrap();
+    if let Some((status, json)) = state.swarm.answer(method.as_str(), &words, query, bytes) {
+        return full(status, &json);
+    }
     match (method.as_str(), words.as_slice()) {
         ("GET", ["version"]) => full(200, &json!({"Version": "fake", "ApiVersion": "1.47"})),
         ("GET", ["info"]) => {
             let cgroup = if state.is_new { "2" } else { "1" };
             full(
                 200,
-                &json!({"NCPU": 64, "MemTotal": 64_u64 << 30, "CgroupVersion": cgroup}),
+                &json!({"NCPU": 64, "MemTotal": 64_u64 << 30, "CgroupVersion": cgroup, "Swarm": state.swarm.info()}),
             )
         }
         ("GET", ["images", ..]) => full(200, &json!({"Id": image(&state)})),

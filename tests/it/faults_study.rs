@@ -912,7 +912,7 @@ async fn another_image_is_refused_on_resume_and_fresh_keeps_the_old_study() {
 }
 
 /// A child process that is a guardian.
-fn child_of(parent: u32) -> Option<u32> {
+pub(crate) fn child_of(parent: u32) -> Option<u32> {
     std::fs::read_dir("/proc").unwrap().find_map(|e| {
         let pid: u32 = e.ok()?.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

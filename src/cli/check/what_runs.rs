@@ -27,13 +27,22 @@ pub enum Sampled {
     Silent(String),
 }
 
-/// Sends the mix to the service that runs now, slowly. Only a container runs before a study deploys it.
+/// Whether what a study would replace answers at [sut] url now. Where each task of a service is, only a deployment says.
+fn runs_at_url(kind: &SutKind) -> bool {
+    match kind {
+        SutKind::Docker(_) => true,
+        SutKind::Swarm(target) => target.task_url.is_none(),
+        _ => false,
+    }
+}
+
+/// Sends the mix to the service that runs now, slowly. Only a container or a service runs before a study deploys it.
 pub(super) async fn sample_what_runs(spec: &StudySpec, secrets: &[Secret]) -> Result<Sampled, ExitError> {
     let (Some(sut), Some(load)) = (&spec.sut, &spec.load) else {
         return Ok(Sampled::Not("there is no [load]".to_owned()));
     };
-    if !matches!(sut.kind, SutKind::Docker(_)) {
-        let why = "nothing runs before a study deploys it; a study begins with this test";
+    if !runs_at_url(&sut.kind) {
+        let why = "nothing is known to answer before a study deploys it; a study begins with this test";
         return Ok(Sampled::Not(why.to_owned()));
     }
     let generator = Generator::prepare(load, std::slice::from_ref(&sut.url), spec.seed)
@@ -51,7 +60,7 @@ pub(super) async fn sample_what_runs(spec: &StudySpec, secrets: &[Secret]) -> Re
 /// container that runs, the database and Redis of [telemetry]. False where a trial would never count as ready.
 pub(super) async fn look_beside(spec: &StudySpec, facts: &mut SutFacts) -> bool {
     let Some(sut) = &spec.sut else { return true };
-    let runs = matches!(sut.kind, SutKind::Docker(_));
+    let runs = runs_at_url(&sut.kind);
     let mut is_ready = true;
     if runs {
         let path = &sut.ready.path;

@@ -1,10 +1,14 @@
 //! The one door to the Docker Engine: every call has a number, a deadline and an error that a caller can act on.
 //!
-//! What changes something goes through bollard's typed client. What only reads goes through `raw`, a plain GET
+//! What changes a container goes through bollard's typed client; services, which must get back what this version does not
+//! know of them, are in `services`. What only reads goes through `raw`, a plain GET
 //! whose answer is taken apart leniently: bollard fails a whole inspect on one enum value that it doesn't know,
 //! and giving a container back must not depend on that.
 //!
 //! Not here: what the calls mean (`parking`, `clone`), retries (each caller knows whether a repeat is safe).
+
+// In a folder of its own, since it needs the numbering, which is private here.
+pub mod services;
 
 use std::future::Future;
 use std::sync::Arc;

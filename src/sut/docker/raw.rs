@@ -1,9 +1,10 @@
-//! Plain HTTP/1.1 GETs to the daemon's socket, bounded in size, and the reading of its errors.
+//! Plain HTTP/1.1 to the daemon's socket, bounded in size, and the reading of its errors. What is sent is JSON as it is:
+//! a typed body would lose the fields that this version does not know.
 
 use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::Value as Json;
@@ -103,19 +104,36 @@ pub(super) fn encode(text: &str) -> String {
 }
 
 async fn open(host: &str, path: &str) -> Result<hyper::Response<Incoming>, EngineError> {
+    ask(host, hyper::Request::get(path), Bytes::new()).await
+}
+
+async fn ask(
+    host: &str,
+    request: hyper::http::request::Builder,
+    body: Bytes,
+) -> Result<hyper::Response<Incoming>, EngineError> {
+    let request = request
+        .header("host", "docker")
+        .header("connection", "close")
+        .body(Full::new(body))
+        .map_err(|e| EngineError::Unreadable(format!("not a path: {e}")))?;
     match Address::parse(host)? {
         Address::Unix(socket) => {
             let stream = tokio::net::UnixStream::connect(socket).await;
-            send(host, path, stream.map_err(|e| by_cause(host, &e))?).await
+            send(host, request, stream.map_err(|e| by_cause(host, &e))?).await
         }
         Address::Tcp(address) => {
             let stream = tokio::net::TcpStream::connect(address).await;
-            send(host, path, stream.map_err(|e| by_cause(host, &e))?).await
+            send(host, request, stream.map_err(|e| by_cause(host, &e))?).await
         }
     }
 }
 
-async fn send<S>(host: &str, path: &str, stream: S) -> Result<hyper::Response<Incoming>, EngineError>
+async fn send<S>(
+    host: &str,
+    request: hyper::Request<Full<Bytes>>,
+    stream: S,
+) -> Result<hyper::Response<Incoming>, EngineError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -126,11 +144,6 @@ where
     tokio::spawn(async move {
         let _ = connection.await;
     });
-    let request = hyper::Request::get(path)
-        .header("host", "docker")
-        .header("connection", "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|e| EngineError::Unreadable(format!("not a path: {e}")))?;
     let response = sender
         .send_request(request)
         .await
@@ -161,6 +174,14 @@ async fn collect(host: &str, mut body: Incoming, most: usize) -> Result<Bytes, E
         }
     }
     Ok(all.freeze())
+}
+
+/// Sends a JSON body; what comes back is not looked at. The status is.
+pub(super) async fn post_json(host: &str, path: &str, json: &Json) -> Result<(), EngineError> {
+    let request = hyper::Request::post(path).header("content-type", "application/json");
+    let body = Bytes::from(json.to_string());
+    let answer = ask(host, request, body).await?;
+    collect(host, answer.into_body(), MAX_LINE).await.map(|_| ())
 }
 
 /// One JSON answer. The error never quotes the answer: it may be somebody's environment.

@@ -42,7 +42,7 @@ pub(super) async fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<u8>
         .clone()
         .unwrap_or_else(|| spec.results.clone())
         .join(&spec.name);
-    check(spec, &folder, false, global).await
+    Box::pin(check(spec, &folder, false, global)).await
 }
 
 /// What a run of `spec` into `folder` would find and do; `fresh` says that what is there would be moved away.

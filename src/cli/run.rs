@@ -150,7 +150,7 @@ async fn start(
         let folder = parent.join(&spec.name);
         spec.budget = args.budget.or(spec.budget);
         spec.trials = args.trials.or(spec.trials);
-        return super::check::check(spec, &folder, args.fresh, global).await;
+        return Box::pin(super::check::check(spec, &folder, args.fresh, global)).await;
     }
     let until = args.until.as_deref().map(time_until).transpose()?;
     let options = RunOptions {

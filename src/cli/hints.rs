@@ -56,7 +56,22 @@ fn tip(args: &[String], error: &clap::Error, is_dir: &dyn Fn(&str) -> bool) -> O
     } else {
         meant.insert(at, flag(name, &bad, is_dir)?);
     }
+    // What the command needs besides: a tip that is the next mistake helps nobody.
+    for (needs, value) in needed(name) {
+        if !meant.iter().any(|a| a.split('=').next() == Some(needs)) {
+            meant.extend([*needs, *value]);
+        }
+    }
     Some(format!("it may be meant so: `autotune {}`", meant.join(" ")))
+}
+
+/// The flags without which command `name` is none, with names to fill in.
+fn needed(name: &str) -> &'static [(&'static str, &'static str)] {
+    match name {
+        "ask" | "confirm" => &[("--space", "FILE"), ("--study", "DIR")],
+        "export" => &[("--format", "env")],
+        _ => &[],
+    }
 }
 
 /// The flag of command `name` that takes what `value` looks like.
@@ -117,6 +132,14 @@ mod tests {
             (
                 "confirm pool.toml --study results/pool",
                 "autotune confirm --space pool.toml --study results/pool",
+            ),
+            (
+                "confirm results/pool",
+                "autotune confirm --study results/pool --space FILE",
+            ),
+            (
+                "export --study results/pool",
+                "autotune export results/pool --format env",
             ),
             ("runs results", "autotune runs --results results"),
             (

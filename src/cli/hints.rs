@@ -10,6 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 
 use super::Cli;
+use crate::sut::docker::find::quoted;
 
 /// The command line; ends the process with a message, a tip and code 2 where it is wrong.
 #[must_use]
@@ -46,7 +47,7 @@ fn tip(args: &[String], error: &clap::Error, is_dir: &dyn Fn(&str) -> bool) -> O
         .find_map(|a| known.find_subcommand(a))
         .map_or("run", clap::Command::get_name);
     let at = args.iter().position(|a| *a == bad)?;
-    let mut meant: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut meant: Vec<String> = masked(args);
     if bad.starts_with('-') {
         let takes_dir = matches!(name, "report" | "export" | "serve");
         if !takes_dir || !matches!(bad.as_str(), "--study" | "--dir" | "--results") {
@@ -54,12 +55,12 @@ fn tip(args: &[String], error: &clap::Error, is_dir: &dyn Fn(&str) -> bool) -> O
         }
         meant.remove(at);
     } else {
-        meant.insert(at, flag(name, &bad, is_dir)?);
+        meant.insert(at, flag(name, &bad, is_dir)?.to_owned());
     }
     // What the command needs besides: a tip that is the next mistake helps nobody.
     for (needs, value) in needed(name) {
         if !meant.iter().any(|a| a.split('=').next() == Some(needs)) {
-            meant.extend([*needs, *value]);
+            meant.extend([(*needs).to_owned(), (*value).to_owned()]);
         }
     }
     Some(format!("it may be meant so: `autotune {}`", meant.join(" ")))
@@ -72,6 +73,30 @@ fn needed(name: &str) -> &'static [(&'static str, &'static str)] {
         "export" => &[("--format", "env")],
         _ => &[],
     }
+}
+
+/// The words as a shell takes them, with `...` for what may be secret: a header, and the user and password of a URL. A CI log
+/// shows the tip, and the shell has put in its variables by then.
+fn masked(args: &[String]) -> Vec<String> {
+    let secret = |flag: &str| flag == "--header";
+    let mut after = false;
+    let word = |arg: &String| {
+        let hidden = std::mem::replace(&mut after, secret(arg));
+        if hidden {
+            return "...".to_owned();
+        }
+        if let Some((f, _)) = arg.split_once('=').filter(|(f, _)| secret(f)) {
+            return format!("{f}=...");
+        }
+        match arg
+            .split_once("://")
+            .and_then(|(s, rest)| Some((s, rest.rsplit_once('@')?.1)))
+        {
+            Some((scheme, host)) => quoted(&format!("{scheme}://...@{host}")),
+            None => quoted(arg),
+        }
+    };
+    args.iter().map(word).collect()
 }
 
 /// The flag of command `name` that takes what `value` looks like.
@@ -155,6 +180,27 @@ mod tests {
         ] {
             assert_eq!(tip_for(line).as_deref(), Some(meant), "`{line}`");
         }
+    }
+
+    /// Fails when a password that the shell put in is shown in a tip, or a word with a blank falls apart.
+    #[test]
+    fn a_tip_shows_no_secret_and_is_one_command() {
+        let said = |words: &[&str]| {
+            let args: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+            let all = std::iter::once("autotune".to_owned()).chain(args.iter().cloned());
+            tip(&args, &Cli::try_parse_from(all).unwrap_err(), &|_| false).unwrap()
+        };
+        let text = said(&["load", "http://127.0.0.1:1/", "--header", "Authorization: canary"]);
+        assert!(text.contains("--url http://127.0.0.1:1/ --header ..."), "{text}");
+        let text = said(&["load", "http://127.0.0.1:1/", "--header=Authorization: canary"]);
+        assert!(!text.contains("canary"), "{text}");
+        let text = said(&["worker", "pool.toml", "--study", "postgres://me:canary@db/x"]);
+        assert!(
+            text.contains("--space pool.toml --study postgres://...@db/x"),
+            "{text}"
+        );
+        let text = said(&["check", "my pool.toml"]);
+        assert!(text.contains("--space 'my pool.toml'"), "{text}");
     }
 
     #[test]

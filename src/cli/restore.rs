@@ -80,11 +80,13 @@ impl Patience {
     }
 }
 
-/// The listings of an engine that is there, or will be in time; no services where it manages no swarm.
-async fn list(engine: &Engine, patience: &mut Patience) -> Result<(Vec<Listed>, Vec<Service>), ExitError> {
+/// What an engine lists that is there, or will be in time.
+async fn listed<T>(
+    patience: &mut Patience,
+    mut ask: impl AsyncFnMut() -> Result<T, EngineError>,
+) -> Result<T, SutError> {
     loop {
-        let listed = async { Ok((engine.list().await?, swarm::services(engine).await?)) };
-        let e = match listed.await {
+        let e = match ask().await {
             Ok(all) => return Ok(all),
             Err(e) => e,
         };
@@ -97,7 +99,39 @@ async fn list(engine: &Engine, patience: &mut Patience) -> Result<(Vec<Listed>, 
                 | EngineError::Status(500.., _)
         );
         if !(may_pass && patience.allows_another(&e.to_string()).await) {
-            return Err(SutError::from(e).into());
+            return Err(e.into());
+        }
+    }
+}
+
+/// Which services are given their own spec back.
+enum Services {
+    /// None: the space file is of something else, and the swarm is not asked.
+    None,
+    /// All that this machine's runs left.
+    All,
+    /// That of a space file.
+    Named(String),
+}
+
+/// The services that are meant. Asked after the containers have been given back: a swarm without a leader, a locked one, or
+/// a proxy that lets nobody see services must not keep a container parked.
+async fn meant(engine: &Engine, which: &Services, patience: &mut Patience) -> Result<Vec<Service>, SutError> {
+    match which {
+        Services::None => Ok(Vec::new()),
+        Services::All => {
+            let all = listed(patience, async || swarm::services(engine).await).await;
+            all.map_err(|e| match e {
+                SutError::Infrastructure(why) => SutError::Infrastructure(format!(
+                    "{why}; containers were looked at all the same, services of the swarm could not be"
+                )),
+                other => other,
+            })
+        }
+        // No swarm is an error here: there the service is on another engine.
+        Services::Named(name) => {
+            let all = listed(patience, async || swarm::all(engine).await).await?;
+            Ok(vec![swarm::refuse::find(&all, name)?])
         }
     }
 }
@@ -108,10 +142,14 @@ pub(super) async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u
         .map_err(SutError::from)
         .map_err(ExitError::from)?;
     let mut patience = Patience::new(args.wait, global.quiet);
-    let (all, services) = list(&engine, &mut patience).await?;
-    let mut service = None;
+    let listed = listed(&mut patience, async || engine.list().await).await;
+    let all: Vec<Listed> = listed.map_err(ExitError::from)?;
+    let mut services = Services::None;
     let filter = match &args.space {
-        None => Filter::All,
+        None => {
+            services = Services::All;
+            Filter::All
+        }
         Some(path) => {
             let spec = super::run::load(path)?;
             match spec.sut.map(|s| s.kind) {
@@ -119,8 +157,7 @@ pub(super) async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u
                     Filter::Originals(vec![find::find(&all, &target).map_err(ExitError::from)?.id])
                 }
                 Some(SutKind::Swarm(target)) => {
-                    let found = swarm::refuse::find(&services, &target.service);
-                    service = Some(found.map_err(ExitError::from)?.id);
+                    services = Services::Named(target.service);
                     Filter::Originals(Vec::new())
                 }
                 _ => Filter::Originals(Vec::new()),
@@ -136,8 +173,12 @@ pub(super) async fn run(args: &RestoreArgs, global: &Global) -> anyhow::Result<u
         }
     }
     let mut specs = Vec::new();
-    let is_meant = |s: &&Service| args.space.is_none() || service.as_ref() == Some(&s.id);
-    for s in services.iter().filter(is_meant) {
+    let left = meant(&engine, &services, &mut patience).await;
+    let left = left.unwrap_or_else(|e| {
+        failed = failed.take().or(Some(e));
+        Vec::new()
+    });
+    for s in &left {
         match one_service(&engine, s, args.space.is_some(), &mut patience).await {
             Ok(more) => specs.extend(more),
             Err(e) => failed = failed.or(Some(e)),

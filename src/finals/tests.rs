@@ -412,3 +412,44 @@ fn one_void_round_is_left_out_and_said() {
         d.words
     );
 }
+
+/// Fails when two rates of the generator's are compared as if they were the service's, and the larger one wins.
+#[test]
+fn where_the_generator_is_the_limit_of_both_nobody_wins() {
+    for rates in [[100.0, 150.0], [150.0, 100.0]] {
+        let (b, f) = (config(0), config(1));
+        let mut done = Vec::new();
+        for round in 1..=3 {
+            for (i, c) in [&b, &f].into_iter().enumerate() {
+                done.push(FinalResult {
+                    void: Some("send lag".to_owned()),
+                    at_least: true,
+                    ..result(c, round, rates[i])
+                });
+            }
+        }
+        let step = next_final(
+            &FinalsPlan::new(3, 1),
+            &Space::default(),
+            std::slice::from_ref(&f),
+            &b,
+            &done,
+            true,
+        );
+        let FinalStep::Decided(d) = step else {
+            panic!("all rounds are there")
+        };
+        assert_eq!(
+            (d.verdict, &d.config),
+            (FinalVerdict::Undecided, &b),
+            "{}",
+            d.words
+        );
+        assert!(
+            d.words
+                .contains("could not be measured in 3 of 3 rounds: send lag"),
+            "{}",
+            d.words
+        );
+    }
+}

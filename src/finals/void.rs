@@ -34,12 +34,13 @@ impl<'a> Pair<'a> {
 }
 
 /// The load of `r` could not be offered, and what was offered instead is less than what `other` carries: nothing can be
-/// said of the two, not even which is faster.
+/// said of the two, not even which is faster. Where the generator was the limit of both, the lower of its two rates says
+/// nothing either.
 fn says_nothing<'a>(r: &'a FinalResult, other: &FinalResult) -> Option<&'a str> {
     let why = r.void.as_deref()?;
     let is_short = r
         .rate
-        .is_none_or(|x| other.void.is_none() && other.rate.is_some_and(|y| y.get() > x.get()));
+        .is_none_or(|x| other.rate.is_some_and(|y| y.get() > x.get()));
     is_short.then_some(why)
 }
 

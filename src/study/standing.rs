@@ -9,7 +9,7 @@ use crate::optimizer::{self, Recommendation};
 use crate::report::{FinalDecision, FinalVerdict};
 use crate::results;
 use crate::space::{Binding, Config, Space};
-use crate::spec::StudySpec;
+use crate::spec::{StudySpec, SutKind};
 use crate::store::{JOURNAL_FILE, Journal, Sqlite, StoreError, StudyMeta, kinds};
 use crate::sut::SutFacts;
 use crate::trial::{History, Outcome, Trial, TrialPhase};
@@ -191,8 +191,10 @@ pub(crate) fn adopt_today(spec: &mut StudySpec, facts: &mut SutFacts) -> Result<
         };
         let is_same = *today == p.baseline
             || matches!((today.as_f64(), p.baseline.as_f64()), (Some(a), Some(b)) if (a - b).abs() < 1e-9);
-        // How many instances there are is not read from one of them.
-        if is_same || p.binding == Binding::Replicas || spec.baseline_unknown.contains(&p.name) {
+        // How many instances there are is not read from one container; a service says it.
+        let is_unseen = p.binding == Binding::Replicas
+            && !matches!(spec.sut.as_ref().map(|s| &s.kind), Some(SutKind::Swarm(_)));
+        if is_same || is_unseen || spec.baseline_unknown.contains(&p.name) {
             continue;
         }
         facts.warnings.push(format!(
@@ -267,4 +269,37 @@ pub(crate) fn same_space(meta: &StudyMeta, asked: &StudyMeta) -> Result<(), Exit
             changed.join("; ")
         ),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::space::Value;
+
+    fn warned(file: &str, replicas: i64) -> Vec<String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let mut spec = crate::spec::load(&path, &|_| None).unwrap();
+        let p = spec.space.parameters.iter_mut();
+        for p in p.filter(|p| p.binding == Binding::Replicas) {
+            p.baseline = Value::Int(2);
+        }
+        spec.baseline_unknown.clear();
+        let mut facts = SutFacts {
+            today: BTreeMap::from([("replicas".to_owned(), Value::Int(replicas))]),
+            ..SutFacts::default()
+        };
+        adopt_today(&mut spec, &mut facts).unwrap();
+        facts.warnings
+    }
+
+    /// Fails when a study compares with a number of tasks that is not production's, and nobody says so.
+    #[test]
+    fn a_services_tasks_are_compared_with_the_files() {
+        let file = "experiments/swarm/pool.toml";
+        assert_eq!(warned(file, 2), Vec::<String>::new());
+        let said = warned(file, 3).join(" ");
+        assert!(said.contains("today's value is 2, the service has 3"), "{said}");
+    }
 }

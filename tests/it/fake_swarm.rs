@@ -36,6 +36,8 @@ pub(crate) struct FakeSwarm {
     pub(crate) outcome: Tasks,
     /// So many more reads of a service are followed by a write of the swarm's own.
     pub(crate) restless: u32,
+    /// So many more looks at a service find an update of it under way.
+    pub(crate) busy: u32,
     next_task: u64,
 }
 
@@ -81,6 +83,11 @@ impl FakeSwarm {
     /// Somebody removes the service.
     pub(crate) fn remove(&mut self, id: &str) {
         self.services.remove(id);
+    }
+
+    /// The engine is no manager any more, until the nodes that this returns are put back.
+    pub(crate) fn demote(&mut self) -> Vec<Json> {
+        std::mem::take(&mut self.nodes)
     }
 
     pub(crate) fn info(&self) -> Json {
@@ -164,7 +171,12 @@ impl FakeSwarm {
         }
         match (method, words) {
             ("GET", ["services"]) => {
-                let all: Vec<Json> = self.services.values().map(Self::listed).collect();
+                let mut all: Vec<Json> = self.services.values().map(Self::listed).collect();
+                if self.busy > 0 {
+                    for service in &mut all {
+                        service["UpdateStatus"] = json!({"State": "updating"});
+                    }
+                }
                 Some((200, json!(all)))
             }
             ("GET", ["nodes"]) => Some((200, json!(self.nodes))),
@@ -178,7 +190,11 @@ impl FakeSwarm {
                 let Some(service) = self.services.get_mut(*id) else {
                     return error(404, "service not found");
                 };
-                let json = Self::listed(service);
+                let mut json = Self::listed(service);
+                if self.busy > 0 {
+                    self.busy -= 1;
+                    json["UpdateStatus"] = json!({"State": "updating"});
+                }
                 if self.restless > 0 {
                     self.restless -= 1;
                     service.version += 1;

@@ -814,6 +814,32 @@ async fn restore_waits_for_an_engine_that_is_not_up_yet() {
     assert_eq!(field.fake.violation(&field.id, "web", true), None);
 }
 
+/// Breaks when a swarm that can't be asked (no leader after a reboot, locked, a proxy that forbids it) keeps a container parked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swarm_that_cannot_be_asked_keeps_no_container_parked() {
+    let field = left_parked();
+    field.fake.refuse("/services");
+    let out = ended(field.restore("0s")).await;
+    assert_eq!(
+        field.fake.violation(&field.id, "web", true),
+        None,
+        "{}",
+        words(&out)
+    );
+    assert_eq!(
+        out.status.code(),
+        Some(69),
+        "services may be left: {}",
+        words(&out)
+    );
+    assert!(
+        words(&out).contains("container web is back (running)")
+            && words(&out).contains("services of the swarm could not be"),
+        "{}",
+        words(&out)
+    );
+}
+
 /// Breaks when a folder for locks that can't be used keeps `restore` or the next run from giving back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_cannot_be_made_keeps_nobody_from_giving_back() {

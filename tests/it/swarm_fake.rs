@@ -386,6 +386,88 @@ async fn what_becomes_of_tasks_is_put_down_to_whom_it_concerns() {
     assert_eq!(violation(&fake, &id), None);
 }
 
+/// Breaks when a manager that is demoted during the run is taken for a swarm without services: the run would end as if the
+/// service had been given back, and send the guardian home.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_was_demoted_has_not_given_back() {
+    let (fake, id) = swarm();
+    let front = front().await;
+    let results = tempfile::tempdir().unwrap();
+    let mut sut = sut(&fake.host, &front.url, results.path());
+    sut.deploy(1, &parameters(), &config(5, 3)).await.unwrap();
+    let nodes = fake.swarm(crate::fake_swarm::FakeSwarm::demote);
+    let before = fake.log().len();
+    let promoted = async {
+        // Asked for the service more than once: it goes on trying.
+        let asked = || {
+            fake.log()[before..]
+                .iter()
+                .filter(|l| l.contains("/services"))
+                .count()
+        };
+        let is_asked = eventually(async || asked() >= 2).await;
+        fake.swarm(|s| s.nodes = nodes);
+        is_asked
+    };
+    let (given_back, went_on) = tokio::join!(sut.restore(), promoted);
+    assert!(went_on, "{given_back:?}");
+    assert!(given_back.unwrap().unwrap().contains("has its own spec back"));
+    assert_eq!(violation(&fake, &id), None);
+}
+
+/// Breaks when of two machines that begin at the same moment the second, which is refused, takes the service from the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_machine_took_a_moment_earlier_is_not_given_back() {
+    let (fake, id) = swarm();
+    let front = front().await;
+    let results = tempfile::tempdir().unwrap();
+    let mut sut = sut(&fake.host, &front.url, results.path());
+    sut.preflight(&parameters()).await.unwrap();
+    fake.swarm(|s| {
+        s.change(&id, |spec| {
+            let own = spec.to_string();
+            let labels = [
+                ("original-spec", own.as_str()),
+                ("run", "night-7"),
+                ("host", "far-away"),
+            ];
+            for (key, value) in labels {
+                spec["Labels"][format!("autotune.{key}")] = json!(value);
+            }
+        });
+    });
+    let theirs = fake.swarm(|s| s.service(&id).spec);
+    let refused = sut.deploy(1, &parameters(), &config(5, 3)).await;
+    assert!(
+        matches!(&refused, Err(SutError::Refused { exit: 69, .. })),
+        "{refused:?}"
+    );
+    let left = sut.restore().await;
+    assert!(
+        matches!(&left, Err(SutError::Refused { exit: 75, message }) if message.contains("far-away")),
+        "{left:?}"
+    );
+    let now = fake.swarm(|s| s.service(&id));
+    assert_eq!((now.spec, now.updates.len()), (theirs, 0), "theirs stays");
+}
+
+/// Breaks when what an earlier run left is given back, and the run that did it is then refused for the update of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_gave_back_what_was_left_is_not_refused_for_that_update() {
+    let (fake, id) = swarm();
+    let front = front().await;
+    let results = tempfile::tempdir().unwrap();
+    let mut first = sut(&fake.host, &front.url, results.path());
+    first.deploy(1, &parameters(), &config(5, 3)).await.unwrap();
+    drop(first);
+    // The swarm watches new tasks for some seconds before it calls an update complete.
+    fake.swarm(|s| s.busy = 8);
+    let mut next = sut(&fake.host, &front.url, results.path());
+    assert!(next.restore().await.unwrap().is_some());
+    next.preflight(&parameters()).await.unwrap();
+    assert_eq!(violation(&fake, &id), None);
+}
+
 /// The re-executed test binary. As an ordinary test it does nothing.
 #[test]
 fn role() {
@@ -521,6 +603,17 @@ async fn restore(host: &str, args: &[&str]) -> (Option<i32>, String) {
     (out.status.code(), words)
 }
 
+/// A space file of the service.
+fn space_file(folder: &Path, url: &str) -> std::path::PathBuf {
+    let path = folder.join("space.toml");
+    let text = format!(
+        "[study]\ntrials = 2\n[sut]\nkind = \"swarm\"\nservice = \"shop_api\"\nurl = \"{url}\"\n[load]\nrequests = [{{ path = \"/\" }}]\n\
+         [parameters.replicas]\ntype = \"int\"\nlow = 1\nhigh = 4\nreplicas = true\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
 fn kill(pid: &str) {
     let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
@@ -584,16 +677,7 @@ async fn what_a_run_on_another_machine_has_is_given_back_only_by_name() {
     let (code, words) = restore(&fake.host, &[]).await;
     assert_eq!(code, Some(75), "{words}");
     assert!(violation(&fake, &id).is_some());
-    let space = home.path().join("space.toml");
-    std::fs::write(
-        &space,
-        format!(
-            "[study]\ntrials = 2\n[sut]\nkind = \"swarm\"\nservice = \"shop_api\"\nurl = \"{}\"\n[load]\nrequests = [{{ path = \"/\" }}]\n\
-             [parameters.replicas]\ntype = \"int\"\nlow = 1\nhigh = 4\nreplicas = true\n",
-            front.url
-        ),
-    )
-    .unwrap();
+    let space = space_file(home.path(), &front.url);
     let (code, words) = restore(&fake.host, &["--space", space.to_str().unwrap()]).await;
     assert_eq!(code, Some(0), "{words}");
     assert_eq!(violation(&fake, &id), None);
@@ -612,4 +696,9 @@ async fn an_engine_without_a_swarm_is_refused_and_has_nothing_to_give_back() {
     );
     let (code, words) = restore(&fake.host, &[]).await;
     assert_eq!((code, words.trim()), (Some(0), "nothing is parked"));
+    // Asked for by name it is on another engine, which is another thing than a swarm without it.
+    let space = space_file(results.path(), "http://127.0.0.1:1");
+    let (code, words) = restore(&fake.host, &["--space", space.to_str().unwrap()]).await;
+    assert_eq!(code, Some(69), "{words}");
+    assert!(words.contains("not a swarm manager"), "{words}");
 }

@@ -91,12 +91,17 @@ pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// All services of the swarm; an error where the engine manages none.
+pub async fn all(engine: &Engine) -> Result<Vec<Service>, EngineError> {
+    let all = engine.services().await?;
+    Ok(all.iter().filter_map(Service::from_json).collect())
+}
+
 /// All services of the swarm; none where the engine manages no swarm.
 pub async fn services(engine: &Engine) -> Result<Vec<Service>, EngineError> {
-    match engine.services().await {
-        Ok(all) => Ok(all.iter().filter_map(Service::from_json).collect()),
+    match all(engine).await {
         Err(e) if has_no_swarm(&e) => Ok(Vec::new()),
-        Err(e) => Err(e),
+        other => other,
     }
 }
 
@@ -194,7 +199,7 @@ impl SwarmSut {
     ) -> Result<(Vec<Node>, Vec<Task>, Vec<String>), SutError> {
         let info = self.engine.info().await.map_err(|e| self.redacted(e))?;
         refuse::manager(&info, self.engine.host())?;
-        let all = services(&self.engine).await.map_err(|e| self.redacted(e))?;
+        let all = all(&self.engine).await.map_err(|e| self.redacted(e))?;
         let service = refuse::find(&all, &self.target.service)?;
         self.hold(&service).await?;
         let nodes = self.nodes().await?;
@@ -315,29 +320,39 @@ impl SwarmSut {
 
     /// The service that there is something to give back for: ours, or what an earlier run left.
     async fn left(&mut self) -> Result<Option<Service>, SutError> {
-        let all = match (services(&self.engine).await, &self.found) {
-            (Ok(all), _) => all,
-            // It can't be seen whether there is something to do: assume so.
-            (Err(_), Some(f)) => {
-                return Ok(Some(Service {
-                    id: f.id.clone(),
-                    name: f.name.clone(),
-                    ..Service::default()
-                }));
-            }
-            (Err(e), None) => return Err(self.redacted(e)),
-        };
         let found = match &self.found {
-            Some(f) => all.into_iter().find(|s| s.id == f.id),
+            // By its id: an engine that manages no swarm any more (it was demoted) has nothing in its list, and the service
+            // is there all the same.
+            Some(f) => match self.engine.service(&f.id).await {
+                Err(EngineError::NotFound(_)) => None,
+                seen => match seen.ok().and_then(|json| Service::from_json(&json)) {
+                    // It can't be seen whether there is something to do: assume so.
+                    None => {
+                        return Ok(Some(Service {
+                            id: f.id.clone(),
+                            name: f.name.clone(),
+                            ..Service::default()
+                        }));
+                    }
+                    seen => seen,
+                },
+            },
             // Not found: preflight says so.
-            None => refuse::find(&all, &self.target.service).ok(),
+            None => {
+                let all = services(&self.engine).await.map_err(|e| self.redacted(e))?;
+                refuse::find(&all, &self.target.service).ok()
+            }
         };
         let Some(service) = found else { return Ok(None) };
+        // Two machines that began at once: what the other one's labels are on is the other one's to give back.
+        if service.label(spec::RUN) != Some(self.run_id.as_str())
+            && let Err(e) = refuse::elsewhere(&service, &host())
+        {
+            self.notes.send(Note::ServiceGivenBack { id: service.id });
+            return Err(e);
+        }
         if restore::step(&service) == restore::Step::Nothing && !self.engine.is_unsure() {
             return Ok(None);
-        }
-        if self.found.is_none() {
-            refuse::elsewhere(&service, &host())?;
         }
         if self.lock.is_none() {
             let (key, holder) = self.claim(&service);

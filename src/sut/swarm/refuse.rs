@@ -146,8 +146,22 @@ fn highest(p: &Parameter) -> f64 {
     }
 }
 
-/// Tasks that would find their port taken by their neighbour.
-#[allow(clippy::cast_precision_loss)]
+/// Whether the port that `template` has for the task with number `slot` is one; a port that is left out is.
+fn has_port(template: &str, slot: u64) -> bool {
+    let filled = SwarmRef::fill(template, "127.0.0.1", slot);
+    let rest = filled.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or_default();
+    authority
+        .rsplit_once(':')
+        .is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|p| p > 0))
+}
+
+/// Tasks that would find their port taken by their neighbour, or none.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 fn places(
     name: &str,
     own: &Json,
@@ -164,6 +178,17 @@ fn places(
         return Err(refused(
             65,
             format!("up to {most} tasks are asked for, {MOST_TASKS} are the most"),
+        ));
+    }
+    // 1830{slot} is a port for nine tasks, and 183010 is none.
+    let template = target.task_url.as_deref().unwrap_or_default();
+    if !has_port(template, most as u64) {
+        return Err(refused(
+            65,
+            format!(
+                "up to {most} tasks are asked for, and [sut] task_url has no port for task {most} (they end at 65535): bound \
+                 `replicas`, or begin with fewer digits, here and in the service's own PORT"
+            ),
         ));
     }
     let usable = nodes.iter().filter(|n| n.is_ready && n.is_active).count();

@@ -121,13 +121,14 @@ async fn seen_back(engine: &Engine, service: &Service, own: Json) -> Result<Vec<
     let force = spec::force(&own);
     let begun = Instant::now();
     let mut up = 0;
-    // They are the swarm's business by now: what can't be seen is no reason to fail.
+    // They are the swarm's business by now: what can't be seen is no reason to fail. The update may go on watching them for
+    // some seconds, and a run that resumes here and now would be refused for it.
     while begun.elapsed() < TASKS {
         if let Ok(all) = engine.tasks(&service.id).await {
             let tasks: Vec<Task> = all.iter().filter_map(Task::from_json).collect();
             up = running(&tasks, force) as u64;
         }
-        if up >= wanted {
+        if up >= wanted && !is_under_way(engine, &service.id).await {
             break;
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -142,6 +143,12 @@ async fn seen_back(engine: &Engine, service: &Service, own: Json) -> Result<Vec<
         runs: up >= wanted,
         what: format!("service {} has its own spec back ({tasks})", service.name),
     }])
+}
+
+/// Whether the swarm says that it is still at an update of the service.
+async fn is_under_way(engine: &Engine, id: &str) -> bool {
+    let now = read(engine, id).await.unwrap_or_default();
+    matches!(now.update_state.as_str(), "updating" | "rollback_started")
 }
 
 /// Looks until nothing of ours appears any more. What that gave back.

@@ -211,9 +211,13 @@ pub fn blame(task: &Task) -> Blame {
         true => format!("a task ended with status {}", task.exit),
         false => format!("task {}: {}", task.slot, task.error),
     };
-    let out_of_memory = ["oom", "out of memory", "memory limit too low"]
-        .iter()
-        .any(|w| said.contains(w));
+    // "oom" and "OOMKilled" are words; a path or an image may have the letters in it ("chatroom").
+    let out_of_memory = said
+        .split(|c: char| !c.is_alphanumeric())
+        .any(|w| matches!(w, "oom" | "oomkilled"))
+        || ["out of memory", "memory limit too low"]
+            .iter()
+            .any(|w| said.contains(w));
     if task.state == "rejected"
         && ["no such image", "pull", "registry"]
             .iter()

@@ -114,6 +114,9 @@ fn more_tasks_than_nodes_need_ports_of_their_own() {
     untemplated["TaskTemplate"]["ContainerSpec"]["Env"] = json!(["PORT=18300"]);
     let said = outcome(&service(untemplated, ""), 2, 4, Some("http://{node}:1830{slot}"));
     assert!(said.unwrap().1.contains(".Task.Slot"));
+    let none_left = outcome(&plain, 2, 12, Some("http://{node}:1830{slot}")).unwrap();
+    assert!(none_left.1.contains("no port for task 12"), "{none_left:?}");
+    assert_eq!(outcome(&plain, 2, 12, Some("http://{node}:183{slot}")), None);
     assert_eq!(outcome(&plain, 2, 64, None), None, "behind a balancer");
     assert_eq!(outcome(&plain, 2, 65, None).unwrap().0, 65);
 }

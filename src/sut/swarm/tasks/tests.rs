@@ -90,6 +90,10 @@ fn an_end_is_put_down_to_the_config_or_to_the_swarm() {
     let mut rejected = task("n", 1, "a", "running", "rejected", 2);
     rejected.error = "No such image: shop:1".into();
     assert_eq!(failure(&blame(&rejected)), None);
+    // Three letters of a name are no kill for memory.
+    let path = "invalid mount config: bind source path does not exist: /srv/chatroom";
+    assert_eq!(failure(&ended(path, 1, true)), Some(Failure::Crash));
+    assert_eq!(failure(&ended("task: OOMKilled", 1, true)), Some(Failure::Oom));
 }
 
 /// Breaks when what a node took along counts as the config's failure.

@@ -470,11 +470,7 @@ pub fn say_two_rates(low: &Measurement, high: &Measurement, allowed: f64) -> Two
             format!("two rates: no errors at {} and {}", at(low), at(high)),
             false,
         ),
-        TwoRates::LoadDependent => said(
-            None,
-            format!("two rates: errors come with the load ({both})"),
-            false,
-        ),
+        TwoRates::LoadDependent => said(None, with_the_load(low, high), false),
         TwoRates::Unclear => said(None, format!("two rates: nothing can be said ({both})"), false),
         TwoRates::ConstantShare { share } => {
             let (code, what) = if mostly(high, &WRONG) {
@@ -504,6 +500,17 @@ pub fn say_two_rates(low: &Measurement, high: &Measurement, allowed: f64) -> Two
             false,
         ),
     }
+}
+
+/// What is lost as the rate rises: also what is never answered, which is no error response.
+fn with_the_load(low: &Measurement, high: &Measurement) -> String {
+    format!(
+        "two rates: what is lost comes with the load ({:.0} % at {:.0} rps, {:.0} % at {:.0} rps)",
+        low.loss() * 100.0,
+        low.offered.get(),
+        high.loss() * 100.0,
+        high.offered.get()
+    )
 }
 
 /// Most of the error responses are of `classes`.
@@ -664,6 +671,12 @@ mod tests {
         let low = measured(30.0, 300, &[]);
         let high = measured(90.0, 420, &[(OutcomeClass::PoolTimeout, 480)]);
         assert_eq!(judge_two_rates(&low, &high), TwoRates::LoadDependent);
+        // Requests that are not answered are no error responses: the sentence must not say 0 %.
+        let mut queue = measured(90.0, 600, &[]);
+        queue.scheduled = 900;
+        queue.in_flight_end = 300;
+        let said = say_two_rates(&low, &queue, 0.05).sentence;
+        assert!(said.contains("0 % at 30 rps, 33 % at 90 rps"), "{said}");
         assert_eq!(judge_two_rates(&low, &low), TwoRates::Unclear);
         assert_eq!(judge_two_rates(&low, &measured(90.0, 900, &[])), TwoRates::Sound);
     }

@@ -57,7 +57,22 @@ fn tip(args: &[String], error: &clap::Error, is_dir: &dyn Fn(&str) -> bool) -> O
     } else {
         meant.insert(at, flag(name, &bad, is_dir)?.to_owned());
     }
+    // What the command needs besides: a tip that is the next mistake helps nobody.
+    for (needs, value) in needed(name) {
+        if !meant.iter().any(|a| a.split('=').next() == Some(needs)) {
+            meant.extend([(*needs).to_owned(), (*value).to_owned()]);
+        }
+    }
     Some(format!("it may be meant so: `autotune {}`", meant.join(" ")))
+}
+
+/// The flags without which command `name` is none, with names to fill in.
+fn needed(name: &str) -> &'static [(&'static str, &'static str)] {
+    match name {
+        "ask" | "confirm" => &[("--space", "FILE"), ("--study", "DIR")],
+        "export" => &[("--format", "env")],
+        _ => &[],
+    }
 }
 
 /// The words as a shell takes them, with `...` for what may be secret: a header, and the user and password of a URL. A CI log
@@ -142,6 +157,14 @@ mod tests {
             (
                 "confirm pool.toml --study results/pool",
                 "autotune confirm --space pool.toml --study results/pool",
+            ),
+            (
+                "confirm results/pool",
+                "autotune confirm --study results/pool --space FILE",
+            ),
+            (
+                "export --study results/pool",
+                "autotune export results/pool --format env",
             ),
             ("runs results", "autotune runs --results results"),
             (

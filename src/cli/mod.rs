@@ -163,7 +163,7 @@ async fn execute(command: Command, global: &Global) -> anyhow::Result<u8> {
     match command {
         Command::Run(args) => Box::pin(run::run(&args, global)).await,
         Command::Demo(args) => Box::pin(run::demo(&args, global)).await,
-        Command::Check(args) => check::run(&args, global).await,
+        Command::Check(args) => Box::pin(check::run(&args, global)).await,
         Command::Load(args) => load::run(&args, global.json, global.quiet).await,
         Command::Capacity(args) => Box::pin(capacity::run(&args, global.json, global.quiet)).await,
         Command::Ladder(args) => Box::pin(ladder::run(&args, global.json, global.quiet)).await,

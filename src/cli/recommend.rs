@@ -44,7 +44,11 @@ pub(super) async fn run(args: &RecommendArgs, global: &Global) -> anyhow::Result
     let standing = Standing::read(&store).await;
     let connections = results::connections(&store).await;
     store.close().await;
-    let (standing, connections) = (standing?, connections.map_err(ExitError::from)?);
+    let (mut standing, connections) = (standing?, connections.map_err(ExitError::from)?);
+    // What was told by other tools has no folder of a run on record: it is the one that is read here.
+    if let Some(command) = &mut standing.confirm {
+        *command = command.replace("--study DIR", &format!("--study {}", args.study.display()));
+    }
     let is_known = standing.config(args.fastest).is_some();
     let fit = fitting(&standing, args, connections.as_ref())?;
     print(&if global.json {
@@ -87,10 +91,7 @@ const NOTHING: &str = "nothing that works has been measured yet: today's configu
 /// Why it is recommended, in a sentence.
 fn why(s: &Standing, fastest: bool) -> String {
     match (&s.decision, &s.search) {
-        (Some(d), _) if !fastest => {
-            let pairs = if d.pairs == 1 { "pair" } else { "pairs" };
-            format!("measured again, in {} {pairs}: {}", d.pairs, d.words)
-        }
+        (Some(d), _) if !fastest => format!("measured again: {}", d.words),
         (_, Some(r)) if fastest => format!("the fastest measured config, {}", known(&r.fastest)),
         (_, Some(r)) => r.why.clone(),
         _ => NOTHING.to_owned(),
@@ -171,14 +172,18 @@ fn words(s: &Standing, fastest: bool) -> String {
             text += &line("trade-off", c);
         }
     }
-    let again = s.confirm.as_deref().unwrap_or("autotune confirm");
+    let again = |before: &str| {
+        s.confirm
+            .as_ref()
+            .map_or(String::new(), |c| format!("{before}{c}"))
+    };
     match &s.decision {
         None => {
-            text +=
-                &format!("  not confirmed; this measures it again, against today's configuration: {again}\n");
+            let how = again("; this measures it again, against today's configuration: ");
+            text += &format!("  not confirmed{how}\n");
         }
         Some(d) if d.verdict == FinalVerdict::Undecided => {
-            text += &format!("  undecided; to decide it: {again}\n");
+            text += &format!("  undecided{}\n", again("; to decide it: "));
         }
         Some(_) => {}
     }

@@ -274,6 +274,7 @@ pub async fn runs(args: &RunsArgs, json: bool) -> anyhow::Result<u8> {
                 match &decision {
                     Some(d) => d.verdict.name(),
                     None if e.ended => "no_gain",
+                    None if e.trials == 0 => "nothing measured",
                     None => "not confirmed",
                 }
                 .to_owned(),
@@ -283,8 +284,9 @@ pub async fn runs(args: &RunsArgs, json: bool) -> anyhow::Result<u8> {
             Err(why) => (format!("unreadable: {why}"), String::new()),
         };
         // Too few rounds give no gain: the zeros of the record are none.
+        let at_least = decision.as_ref().is_some_and(|d| d.at_least);
         let gain = decision.as_ref().filter(|d| d.is_compared()).map(|d| d.gain[1]);
-        rows.push(json!({ "dir": e.dir, "state": state, "trials": e.trials, "gain": gain, "begun": begun }));
+        rows.push(json!({ "dir": e.dir, "state": state, "trials": e.trials, "gain": gain, "at_least": at_least, "begun": begun }));
     }
     if json {
         print_json(&json!({ "studies": rows }))?;
@@ -301,8 +303,14 @@ pub async fn runs(args: &RunsArgs, json: bool) -> anyhow::Result<u8> {
             let gain = r["gain"]
                 .as_f64()
                 .map_or(String::new(), |g| format!("{:+.1} %", g * 100.0));
+            let bound = if r["at_least"] == true && !gain.is_empty() {
+                ">= "
+            } else {
+                ""
+            };
+            let gain = format!("{bound}{gain}");
             format!(
-                "{:<32} {:>5} trials  {:>9}  {:<20} {}\n",
+                "{:<32} {:>5} trials  {:>12}  {:<20} {}\n",
                 report::clean(&s("dir"), 200),
                 r["trials"],
                 gain,

@@ -2,8 +2,8 @@
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::Summary;
 use super::text::{rate, signed_percent};
+use super::{Sample, Summary};
 
 /// What a comparison says.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -26,25 +26,6 @@ pub struct Comparison {
 /// rates: Welch 1947, degrees of freedom after Satterthwaite).
 #[must_use]
 pub fn compare(first: &Summary<'_>, second: &Summary<'_>) -> Comparison {
-    let mut remarks = Vec::new();
-    for section in ["sut", "load", "slo", "capacity"] {
-        let of = |s: &Summary<'_>| s.meta.section_hashes.get(section).cloned();
-        if of(first) != of(second) {
-            remarks.push(format!("[{section}] differs: the rates may not mean the same"));
-        }
-    }
-    if first.hosts() != second.hosts() {
-        remarks.push("the studies ran on different hosts".to_owned());
-    }
-    if first.meta.identity != second.meta.identity {
-        remarks.push("the image differs".to_owned());
-    }
-    let rates = |s: &Summary<'_>| {
-        s.recommended()
-            .and_then(|c| s.sample(c))
-            .map(|x| x.rates.clone())
-            .unwrap_or_default()
-    };
     let (a, b) = (rates(first), rates(second));
     let mean = |r: &[f64]| (!r.is_empty()).then(|| logs(r).0.exp());
     let difference = welch(&a, &b);
@@ -74,8 +55,10 @@ pub fn compare(first: &Summary<'_>, second: &Summary<'_>) -> Comparison {
             (
                 verdict,
                 format!(
-                    "The second carries {} rps, the first {} rps: {} % (95 % interval {} to {} %){tail}.",
+                    "The second carries {}{} rps, the first {}{} rps: {} % (95 % interval {} to {} %){tail}.",
+                    bound(second),
                     rate(mean(&b).unwrap_or(0.0)),
+                    bound(first),
                     rate(mean(&a).unwrap_or(0.0)),
                     signed_percent(point),
                     signed_percent(lo),
@@ -89,9 +72,52 @@ pub fn compare(first: &Summary<'_>, second: &Summary<'_>) -> Comparison {
         difference,
         first_rps: mean(&a),
         second_rps: mean(&b),
-        remarks,
+        remarks: remarks(first, second),
         words,
     }
+}
+
+/// The finals of what a study recommends.
+fn recommended<'s>(s: &'s Summary<'_>) -> Option<&'s Sample> {
+    s.sample(s.recommended()?)
+}
+
+fn rates(s: &Summary<'_>) -> Vec<f64> {
+    recommended(s).map(|x| x.rates.clone()).unwrap_or_default()
+}
+
+/// The word before a rate that is only a lower bound.
+fn bound(s: &Summary<'_>) -> &'static str {
+    match recommended(s) {
+        Some(x) if x.at_least => "at least ",
+        _ => "",
+    }
+}
+
+/// What makes the two hard to compare.
+fn remarks(first: &Summary<'_>, second: &Summary<'_>) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for section in ["sut", "load", "slo", "capacity"] {
+        let of = |s: &Summary<'_>| s.meta.section_hashes.get(section).cloned();
+        if of(first) != of(second) {
+            remarks.push(format!("[{section}] differs: the rates may not mean the same"));
+        }
+    }
+    // A study in which nothing was measured ran nowhere.
+    if first.hosts() != second.hosts() && !first.hosts().is_empty() && !second.hosts().is_empty() {
+        remarks.push("the studies ran on different hosts".to_owned());
+    }
+    if first.meta.identity != second.meta.identity {
+        remarks.push("the image differs".to_owned());
+    }
+    for (name, s) in [("first", first), ("second", second)] {
+        if !bound(s).is_empty() {
+            remarks.push(format!(
+                "the {name} study's recommendation reached the highest rate that could be offered: its rate is a lower bound"
+            ));
+        }
+    }
+    remarks
 }
 
 /// Mean and variance of the mean of the logarithms.

@@ -46,6 +46,7 @@ pub(super) fn sut(root: &Node<'_>) -> (Option<SutSpec>, Deploys) {
     let deploy = argv(&node, "deploy");
     let teardown = argv(&node, "teardown");
     let docker = docker(&node, kind_name == "docker");
+    let task_url = task_url(&node, kind_name == "swarm");
     let model = node.text("model").map(|t| t.value).unwrap_or_default();
     let need = |key: &str| {
         if !node.has(key) {
@@ -54,7 +55,7 @@ pub(super) fn sut(root: &Node<'_>) -> (Option<SutSpec>, Deploys) {
     };
     let (kind, deploys) = match kind_name {
         "docker" => (docker.map(SutKind::Docker), Deploys::Containers),
-        "swarm" => (swarm(&node).map(SutKind::Swarm), Deploys::Containers),
+        "swarm" => (swarm(&node, task_url).map(SutKind::Swarm), Deploys::Containers),
         "process" => {
             need("command");
             (Some(SutKind::Process { command }), Deploys::Variables)
@@ -77,6 +78,20 @@ pub(super) fn sut(root: &Node<'_>) -> (Option<SutSpec>, Deploys) {
         path: path.map(|t| t.value).unwrap_or_default(),
         timeout,
     };
+    let env = env(&node);
+    (
+        kind.map(|kind| SutSpec {
+            kind,
+            url,
+            ready,
+            env,
+        }),
+        deploys,
+    )
+}
+
+/// Additions to the environment that are not tuned.
+fn env(node: &Node<'_>) -> BTreeMap<String, Secret> {
     let mut env = BTreeMap::new();
     for (name, value) in node.map("env", MAX_ENV) {
         if is_env_name(&name.value) {
@@ -87,15 +102,7 @@ pub(super) fn sut(root: &Node<'_>) -> (Option<SutSpec>, Deploys) {
                 .error(&name.span, what, "letters, digits and _".to_owned());
         }
     }
-    (
-        kind.map(|kind| SutSpec {
-            kind,
-            url,
-            ready,
-            env,
-        }),
-        deploys,
-    )
+    env
 }
 
 fn docker(node: &Node<'_>, wanted: bool) -> Option<DockerRef> {
@@ -137,36 +144,35 @@ fn docker(node: &Node<'_>, wanted: bool) -> Option<DockerRef> {
     }
 }
 
-fn swarm(node: &Node<'_>) -> Option<SwarmRef> {
+/// Where each task answers by itself, with what can be said of it before the swarm is asked.
+fn task_url(node: &Node<'_>, wanted: bool) -> Option<String> {
+    let t = node.text("task_url").filter(|_| wanted)?;
+    let example = "for example task_url = \"http://{node}:1830{slot}\"".to_owned();
+    if node.has("url") {
+        let hint = "`url` is a balancer's, `task_url` is each task's own".to_owned();
+        node.ctx
+            .error(&t.span, "`task_url` and `url` exclude each other", hint);
+    } else if !t.value.contains("{node}") && !t.value.contains("{slot}") {
+        let what = "`task_url` has neither {node} nor {slot}, so every task would have the same";
+        node.ctx.error(&t.span, what, example);
+    } else {
+        match base_url(&SwarmRef::fill(&t.value, "127.0.0.1", 1)) {
+            Ok(base) if base.port == 0 => node.ctx.error(&t.span, "`task_url` needs a port", example),
+            Ok(_) => {}
+            Err(why) => node.ctx.error(&t.span, format!("`task_url` {why}"), example),
+        }
+    }
+    Some(t.value)
+}
+
+fn swarm(node: &Node<'_>, task_url: Option<String>) -> Option<SwarmRef> {
     if !node.has("service") {
         node.missing("service");
     }
-    let service = node.text("service")?;
-    if service.value.trim().is_empty() {
-        node.ctx.error(&service.span, "this is empty", None);
-    }
-    let template = node.text("task_url");
-    if let Some(t) = &template {
-        let example = "for example task_url = \"http://{node}:1830{slot}\"".to_owned();
-        let filled = SwarmRef::fill(&t.value, "127.0.0.1", 1);
-        if node.has("url") {
-            let hint = "`url` is a balancer's, `task_url` is each task's own".to_owned();
-            node.ctx
-                .error(&t.span, "`task_url` and `url` exclude each other", hint);
-        } else if !t.value.contains("{node}") && !t.value.contains("{slot}") {
-            let what = "`task_url` has neither {node} nor {slot}, so every task would have the same";
-            node.ctx.error(&t.span, what, example);
-        } else {
-            match base_url(&filled) {
-                Ok(base) if base.port == 0 => node.ctx.error(&t.span, "`task_url` needs a port", example),
-                Ok(_) => {}
-                Err(why) => node.ctx.error(&t.span, format!("`task_url` {why}"), example),
-            }
-        }
-    }
+    // That it is not empty, `docker` has looked at.
     Some(SwarmRef {
-        service: service.value,
-        task_url: template.map(|t| t.value),
+        service: node.text("service")?.value,
+        task_url,
     })
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Study;
 use crate::event::Event;
 use crate::exit::ExitError;
-use crate::report::{self, FinalVerdict};
+use crate::report::{self, FinalVerdict, Sample, Summary};
 use crate::results;
 use crate::store::{Journal, kinds};
 
@@ -26,24 +26,7 @@ impl Study<'_> {
         let summary = study.summary();
         let mut lines = vec![String::new(), summary.headline()];
         let folder = self.options.folder.display();
-        for s in &summary.finals {
-            let who = if s.config == summary.baseline {
-                "today      "
-            } else {
-                "candidate  "
-            };
-            let range = s
-                .interval_rps
-                .filter(|_| !s.at_least)
-                .map_or(String::new(), |[lo, hi]| format!("  (95 % {lo:.1} to {hi:.1})"));
-            lines.push(format!(
-                "  {who}{}  {}{:.1} rps{range}, {} measurements",
-                s.config,
-                if s.at_least { "at least " } else { "" },
-                s.mean_rps,
-                s.rates.len()
-            ));
-        }
+        lines.extend(summary.finals.iter().map(|s| final_line(&summary, s)));
         if let Some(d) = summary
             .decision
             .as_ref()
@@ -56,7 +39,12 @@ impl Study<'_> {
                 100.0 * d.minimum_detectable_gain
             ));
         }
-        if let Some(why) = self.book().events(kinds::SEARCH_ENDED).await?.pop() {
+        // A confirmation searches nothing: how an earlier run's search ended is no news.
+        let ended = match self.confirming {
+            Some(_) => None,
+            None => self.book().events(kinds::SEARCH_ENDED).await?.pop(),
+        };
+        if let Some(why) = ended {
             lines.push(format!(
                 "  the search ended: {}",
                 why.as_str().unwrap_or_default()
@@ -126,6 +114,27 @@ impl Study<'_> {
         self.store.log(kinds::ENVIRONMENT, &detail).await?;
         Ok(())
     }
+}
+
+/// One configuration of the finals: its rate, and how well that is known.
+fn final_line(summary: &Summary<'_>, s: &Sample) -> String {
+    let who = if s.config == summary.baseline {
+        "today      "
+    } else {
+        "candidate  "
+    };
+    let range = s
+        .interval_rps
+        .filter(|_| !s.at_least)
+        .map_or(String::new(), |[lo, hi]| format!("  (95 % {lo:.1} to {hi:.1})"));
+    format!(
+        "  {who}{}  {}{:.1} rps{range}, {} measurement{}",
+        s.config,
+        if s.at_least { "at least " } else { "" },
+        s.mean_rps,
+        s.rates.len(),
+        if s.rates.len() == 1 { "" } else { "s" }
+    )
 }
 
 /// This machine's name.

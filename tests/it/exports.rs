@@ -367,6 +367,18 @@ async fn studies_are_compared_by_their_finals() {
     assert_eq!(worse.verdict, "worse");
     assert!(worse.difference.unwrap()[2] < -0.3, "{worse:?}");
     assert_eq!(compare(&b.summary(), &a.summary()).verdict, "better");
+    let mut top = a.clone();
+    for t in top.trials.iter_mut().filter(|t| t.round.is_some()) {
+        if let Some(autotune::trial::Outcome::Measured { capacity }) = &mut t.outcome {
+            capacity.verdict = autotune::capacity::CapacityVerdict::AtLeast;
+        }
+    }
+    let bounded = compare(&a.summary(), &top.summary());
+    assert!(bounded.words.contains("carries at least"), "{}", bounded.words);
+    assert!(
+        bounded.remarks[0].starts_with("the second study's recommendation reached"),
+        "{bounded:?}"
+    );
     b.meta.section_hashes.insert("load".into(), "other".into());
     assert_eq!(
         compare(&a.summary(), &b.summary()).remarks,
@@ -375,6 +387,10 @@ async fn studies_are_compared_by_their_finals() {
     b.trials.retain(|t| t.round.is_none());
     let unknown = compare(&a.summary(), &b.summary());
     assert_eq!(unknown.verdict, "unknown");
+    assert!(
+        unknown.remarks.iter().all(|r| !r.contains("hosts")),
+        "it ran nowhere: {unknown:?}"
+    );
     // The verdict stands before the words: they don't begin with it, and say what is missing.
     assert!(
         !unknown.words.to_lowercase().contains("unknown"),
@@ -406,6 +422,15 @@ async fn runs_shows_no_gain_where_none_was_compared() {
     journal.close().await;
     let shown = list();
     assert!(shown.contains("undecided") && !shown.contains('%'), "{shown}");
+    // A run that was refused before its first trial has nothing that could be confirmed.
+    let empty = Sqlite::open(&tmp.path().join("refused")).await.unwrap();
+    empty.create(&study.meta).await.unwrap();
+    empty.close().await;
+    assert!(
+        list().contains("0 trials") && list().contains("nothing measured"),
+        "{}",
+        list()
+    );
 }
 
 /// A study's folder, as a run leaves it.

@@ -180,7 +180,7 @@ pub fn check(
     let has = |key: &str| labels.is_some_and(|l| l.contains_key(key));
     if has("com.docker.swarm.task.id") {
         return Err(refuse(format!(
-            "container `{name}` is a Swarm task: Swarm would replace it at once; tune it outside of Swarm"
+            "container `{name}` is a Swarm task: Swarm would replace it at once; tune its service, with kind = \"swarm\""
         )));
     }
     if has("io.kubernetes.pod.name") || has("io.kubernetes.container.name") {

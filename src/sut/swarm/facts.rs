@@ -30,7 +30,7 @@ impl SwarmSut {
                 self.spec.url
             ),
         };
-        let lines = vec![
+        let mut lines = vec![
             format!(
                 "docker {} (API {})",
                 text(&version["Version"]),
@@ -57,6 +57,10 @@ impl SwarmSut {
                 found.own.to_string().len()
             ),
         ];
+        if self.known.iter().any(|s| *s != found.own) {
+            let left = "it has the spec of an earlier run's trial, which did not end well; its own comes back at the start";
+            lines.push(left.to_owned());
+        }
         let cores: f64 = usable.iter().map(|n| n.cpus).sum();
         let environment = BTreeMap::from([
             ("docker".to_owned(), text(&version["Version"])),

@@ -251,13 +251,13 @@ fn limits(nodes: &[Node], parameters: &[Parameter]) -> Result<(), SutError> {
                 wrong.push(format!(
                     "parameter `{}` goes up to {high} cpus, the largest node has {cpus}",
                     p.name
-                ))
+                ));
             }
             Binding::Limit(Limit::Memory | Limit::MemoryReservation) if memory > 0.0 && high > memory => {
                 wrong.push(format!(
                     "parameter `{}` goes up to {high} MiB, the largest node has {memory:.0}",
                     p.name
-                ))
+                ));
             }
             _ => {}
         }

@@ -211,12 +211,12 @@ fn failed(e: EngineError, id: &str, service: Option<&Service>) -> RestoreError {
 #[must_use]
 pub fn differences(a: &Json, b: &Json) -> Vec<String> {
     let mut found = Vec::new();
-    walk(a, b, String::new(), &mut found);
+    walk(a, b, "", &mut found);
     found.truncate(10);
     found
 }
 
-fn walk(a: &Json, b: &Json, path: String, found: &mut Vec<String>) {
+fn walk(a: &Json, b: &Json, path: &str, found: &mut Vec<String>) {
     if let (Some(x), Some(y)) = (a.as_object(), b.as_object()) {
         let mut keys: Vec<&String> = x.keys().chain(y.keys()).collect();
         keys.sort();
@@ -226,7 +226,7 @@ fn walk(a: &Json, b: &Json, path: String, found: &mut Vec<String>) {
                 x.get(key).unwrap_or(&Json::Null),
                 y.get(key).unwrap_or(&Json::Null),
             );
-            walk(x, y, format!("{path}.{key}"), found);
+            walk(x, y, &format!("{path}.{key}"), found);
         }
     } else if a != b {
         found.push(path.trim_start_matches('.').to_owned());

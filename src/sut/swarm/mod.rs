@@ -344,8 +344,9 @@ impl SwarmSut {
             }
         };
         let Some(service) = found else { return Ok(None) };
-        // Two machines that began at once: what the other one's labels are on is the other one's to give back.
-        if service.label(spec::RUN) != Some(self.run_id.as_str())
+        // Two machines that began at once: what the other one's labels are on is the other one's to give back. Not told by
+        // the run's name, which two machines can share.
+        if !self.known.contains(&service.spec)
             && let Err(e) = refuse::elsewhere(&service, &host())
         {
             self.notes.send(Note::ServiceGivenBack { id: service.id });

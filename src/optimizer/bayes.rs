@@ -12,7 +12,7 @@ use super::field::{Field, Purpose, stream};
 use super::known;
 use super::model::{Model, Outlook};
 use super::pool::Pool;
-use super::recommend::{Recommendation, TOLERANCE, candidates, recommend_from};
+use super::recommend::{Recommendation, candidates, recommend_from};
 use super::{Ask, AskContext, Optimizer, initial, simple};
 use crate::space::{Config, Space};
 use crate::trial::History;
@@ -250,12 +250,10 @@ impl GaussianProcess {
 
 /// The log rate that a cheaper config must carry, and the cost to undercut; None without a cost.
 fn undercut(r: &Recommendation, context: &AskContext) -> Option<(f64, f64)> {
-    let level = match context.required {
-        Some(rate) if r.fastest.mean < rate.get().ln() => return None,
-        Some(rate) => rate.get().ln(),
-        None => r.fastest.mean + (1.0 - TOLERANCE).ln(),
-    };
-    Some((level, r.recommended.cost?))
+    match context.required {
+        Some(rate) if r.fastest.mean < rate.get().ln() => None,
+        _ => Some((r.level, r.recommended.cost?)),
+    }
 }
 
 #[allow(clippy::cast_precision_loss)] // trial counts

@@ -12,7 +12,7 @@ use crate::trial::History;
 use crate::units::Rps;
 
 /// Share of the best rate that may be given up for a lower cost.
-pub(super) const TOLERANCE: f64 = 0.03;
+const TOLERANCE: f64 = 0.03;
 /// Deviations below the mean that a cheap config's rate is taken at.
 const CAUTION: f64 = 0.5;
 /// A model may smooth over a cliff: a config is believed at most this many noises above its own average.
@@ -39,6 +39,8 @@ pub struct Candidate {
     pub(super) lower: f64,
     #[serde(skip)]
     pub(super) mean: f64,
+    #[serde(skip)]
+    pub(super) sd: f64,
 }
 
 /// What the search recommends.
@@ -56,6 +58,9 @@ pub struct Recommendation {
     pub noise: f64,
     /// Why, in a sentence.
     pub why: String,
+    /// The log rate that a config must reach to be recommended for its cost.
+    #[serde(skip)]
+    pub(super) level: f64,
 }
 
 /// What would be recommended after `history`; None where nothing that works was measured. With `required`,
@@ -70,7 +75,7 @@ pub(super) fn recommend_from(model: &Model, space: &Space, required: Option<Rps>
     let fastest = fastest(&candidates)?.clone();
     let level = match required {
         Some(r) => r.get().ln(),
-        None => fastest.mean + (1.0 - TOLERANCE).ln(),
+        None => reference(&candidates) + (1.0 - TOLERANCE).ln(),
     };
     let recommended = cheapest(&candidates, level).unwrap_or(&fastest).clone();
     let baseline = space.baseline();
@@ -82,6 +87,7 @@ pub(super) fn recommend_from(model: &Model, space: &Space, required: Option<Rps>
         recommended,
         fastest,
         why,
+        level,
     })
 }
 
@@ -138,6 +144,7 @@ pub(super) fn candidates(model: &Model, space: &Space) -> Vec<Candidate> {
                 below_rps: tally.ceiling.map(f64::exp),
                 lower: mean - CAUTION * b.sd,
                 mean,
+                sd: b.sd,
             })
         })
         .collect()
@@ -145,6 +152,23 @@ pub(super) fn candidates(model: &Model, space: &Space) -> Vec<Candidate> {
 
 fn fastest(candidates: &[Candidate]) -> Option<&Candidate> {
     candidates.iter().max_by(|a, b| a.mean.total_cmp(&b.mean))
+}
+
+/// The log rate that a cheap config is held against. The largest of many noisy estimates is too large: it is the mean of all
+/// that lie within one deviation of the difference from it, each weighted by its precision. On a plateau that is its level.
+fn reference(candidates: &[Candidate]) -> f64 {
+    let Some(best) = fastest(candidates) else {
+        return f64::INFINITY;
+    };
+    let (mut sum, mut weight) = (0.0, 0.0);
+    for c in candidates {
+        if c.mean >= best.mean - c.sd.hypot(best.sd) {
+            let w = c.sd.max(1e-6).powi(-2);
+            sum += w * c.mean;
+            weight += w;
+        }
+    }
+    sum / weight
 }
 
 /// The cheapest whose lower bound reaches `level`; None without a cost, or where none does.
@@ -202,5 +226,41 @@ fn why(recommended: &Candidate, fastest: &Candidate, model: &Model, required: Op
             recommended.cost.unwrap_or(0.0),
             fastest.cost.unwrap_or(0.0),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(mean: f64, sd: f64) -> Candidate {
+        Candidate {
+            config: Config::default(),
+            rps: mean.exp(),
+            interval_rps: [mean.exp(); 2],
+            cost: Some(1.0),
+            measured: 1,
+            at_least_rps: None,
+            below_rps: None,
+            lower: mean - CAUTION * sd,
+            mean,
+            sd,
+        }
+    }
+
+    /// Breaks when the luckiest of equals sets the level, or when a config that is clearly slower lowers it.
+    #[test]
+    fn the_luckiest_of_many_equals_is_no_reference() {
+        let plateau: Vec<Candidate> = [5.00, 5.02, 4.98, 5.04].map(|m| candidate(m, 0.04)).into();
+        assert!(
+            (reference(&plateau) - 5.02).abs() < 1e-9,
+            "{}",
+            reference(&plateau)
+        );
+        let peak: Vec<Candidate> = [5.04, 4.5, 4.0].map(|m| candidate(m, 0.04)).into();
+        assert!((reference(&peak) - 5.04).abs() < 1e-9, "{}", reference(&peak));
+        // What is known well counts for more.
+        let sure = [candidate(5.0, 0.01), candidate(5.06, 0.06)];
+        assert!(reference(&sure) < 5.01, "{}", reference(&sure));
     }
 }

@@ -899,10 +899,8 @@ async fn a_signal_in_the_middle_of_a_docker_call_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_image_is_refused_on_resume_and_fresh_keeps_the_old_study() {
     let field = Field::new();
-    let child = under_way(&field).await;
-    signal(&child, rustix::process::Signal::TERM);
-    child.wait_with_output().await.unwrap();
-    field.given_back("interrupted").await;
+    let out = ended(field.tool()).await;
+    assert!(matches!(out.status.code(), Some(0 | 3)), "{}", words(&out));
     let before = field.trials().await;
     field.fake.set_image("sha256:built-anew");
     let out = ended(field.tool()).await;
@@ -934,6 +932,25 @@ async fn another_image_is_refused_on_resume_and_fresh_keeps_the_old_study() {
             .iter()
             .all(|t| t.outcome != Some(Outcome::Interrupted))
     );
+}
+
+/// Breaks when a study that was cut off before anything was measured stands in the way, or is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_image_begins_anew_where_nothing_was_measured() {
+    let field = Field::new();
+    let child = under_way(&field).await;
+    signal(&child, rustix::process::Signal::TERM);
+    child.wait_with_output().await.unwrap();
+    field.given_back("interrupted").await;
+    let before = field.trials().await;
+    field.fake.set_image("sha256:built-anew");
+    let out = ended(field.tool()).await;
+    assert!(matches!(out.status.code(), Some(0 | 3)), "{}", words(&out));
+    field.given_back("begun anew").await;
+    let kept = Sqlite::open_read_only(&field.results().join("night.1"))
+        .await
+        .unwrap();
+    assert_eq!(kept.trials().await.unwrap(), before);
 }
 
 /// A child process that is a guardian.

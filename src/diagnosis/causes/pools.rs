@@ -146,8 +146,15 @@ pub(super) fn database(r: &Reading<'_>) -> Option<Finding> {
 
 pub(super) fn database_locks(r: &Reading<'_>) -> Option<Finding> {
     r.at_limit?;
-    let share = r.figure("db_wait_lock_ratio")?;
-    let active = r.figure("db_active_mean").unwrap_or(0.0);
+    // A short probe just above the limit has one or two samples, which can miss the queue at a row that another one shows.
+    let (share, active) = r
+        .failing
+        .iter()
+        .filter_map(|p| {
+            let told = |name: &str| p.telemetry.get(name).copied().filter(|v| v.is_finite());
+            Some((told("db_wait_lock_ratio")?, told("db_active_mean").unwrap_or(0.0)))
+        })
+        .max_by(|a, b| (a.0 * a.1).total_cmp(&(b.0 * b.1)))?;
     let waiting = share * active;
     let deadlocks = r.any("db_deadlocks");
     let strength = 0.95 * ramp(share, 0.2, 0.5) * ramp(waiting, 0.5, 2.0);

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::space::{Config, Domain, Space, all_configs};
+use crate::space::{Config, Domain, Parameter, Space, all_configs};
 
 /// Ratio of bounds from which a range is searched on a log scale.
 const LOG_FROM: f64 = 8.0;
@@ -98,12 +98,23 @@ impl Field {
     }
 
     /// The first `count` legal configs of the scrambled Sobol sequence, with their points, without repeats;
-    /// fewer where `tries` points did not hold as many.
-    pub(super) fn sobol_legal(&self, count: usize, tries: u32, seed: u64) -> Vec<(Vec<f64>, Config)> {
+    /// fewer where `tries` points did not hold as many. `shape` moves the coordinates of numbers first.
+    pub(super) fn sobol_legal(
+        &self,
+        count: usize,
+        tries: u32,
+        seed: u64,
+        shape: impl Fn(&Parameter, f64) -> f64,
+    ) -> Vec<(Vec<f64>, Config)> {
         let mut seen = HashSet::new();
         let mut found = Vec::new();
         for i in 0..tries.min(SOBOL_POINTS) {
-            let point = self.sobol(i, seed);
+            let mut point = self.sobol(i, seed);
+            for (u, p) in point.iter_mut().zip(&self.space.parameters) {
+                if !matches!(p.domain, Domain::Choice { .. }) {
+                    *u = shape(p, *u);
+                }
+            }
             if let Some(config) = self.legal_at(&point)
                 && seen.insert(config.key())
             {
@@ -171,7 +182,7 @@ mod tests {
         // Half of a range 1..=64 on a log scale is 8.
         let half = field.space.decode(&vec![0.5; field.dimensions()]);
         assert_eq!(half.get("pool_size"), Some(&crate::space::Value::Int(8)));
-        for (_, c) in field.sobol_legal(100, 4_000, 3) {
+        for (_, c) in field.sobol_legal(100, 4_000, 3, |_, u| u) {
             assert!(space.is_legal(&c));
         }
     }

@@ -1,31 +1,78 @@
-//! The first points: today's configuration, then legal configs that lie far from each other.
+//! The first points: today's configuration, two in which nothing starves, then legal configs that lie far from
+//! each other.
+//!
+//! The rate of a service is about the smallest of its limits, so one starved resource hides what all other
+//! parameters do; of points that are only spread, nearly every one has a starved resource. The two on the
+//! diagonal show the level that is within reach, and what machines are made of (CPU, memory) is given
+//! plentifully throughout: the pools are what is to be learned first. The model looks for the cheap end later.
 
 use super::field::Field;
-use crate::space::{Config, Domain};
+use crate::space::{Binding, Config, Domain, Parameter, Value};
 
 /// Points of the pool that the design is chosen from.
 const POOL: usize = 2_048;
 /// Sobol points looked at for the pool; with 2 % legal they still give three hundred.
 const POOL_TRIES: u32 = 16_000;
+/// Where the points in which nothing starves lie in every range (of its logarithm, where that is wide).
+const DIAGONAL: [f64; 2] = [0.75, 0.5];
+/// Step towards smaller values where such a point is illegal, and the place where it is given up.
+const SHRINK: f64 = 0.05;
+const SMALLEST: f64 = 0.1;
+/// CPU and memory at the points in which nothing starves, and at least at all others.
+const PLENTY: f64 = 0.9;
+const ENOUGH: f64 = 0.6;
 
 /// Number of trials before the model is asked, today's configuration included.
 pub(super) fn size(parameters: usize) -> usize {
-    (parameters + 3).clamp(7, 12)
+    (parameters / 2 + 3).clamp(5, 12)
 }
 
-/// The design of `seed`: `count` configs besides `first`, each as far as possible from those before it
-/// (greedy maximin over legal scrambled Sobol points). A longer design begins with a shorter one.
+/// The design of `seed`: `count` configs besides `first`, those on the diagonal before those that are spread. A
+/// longer design begins with a shorter one.
 pub(super) fn design(field: &Field, first: &Config, count: usize, seed: u64) -> Vec<Config> {
+    let mut chosen: Vec<Config> = Vec::new();
+    for (level, turn) in DIAGONAL.into_iter().zip(seed..) {
+        if let Some(c) = diagonal(field, level, turn)
+            && c != *first
+            && !chosen.contains(&c)
+        {
+            chosen.push(c);
+        }
+    }
+    let known: Vec<&Config> = chosen.iter().chain([first]).collect();
+    let plenty = |p: &Parameter, u| {
+        if is_resource(p) {
+            ENOUGH + (1.0 - ENOUGH) * u
+        } else {
+            u
+        }
+    };
+    let rest = spread(field, &known, count.saturating_sub(chosen.len()), seed, plenty);
+    chosen.extend(rest);
+    chosen.truncate(count);
+    chosen
+}
+
+/// `count` legal configs, each as far as possible from `known` and from those before it (greedy maximin over
+/// scrambled Sobol points, whose coordinates `shape` moves first).
+pub(super) fn spread(
+    field: &Field,
+    known: &[&Config],
+    count: usize,
+    seed: u64,
+    shape: impl Fn(&Parameter, f64) -> f64,
+) -> Vec<Config> {
     // Legal shares near 1 fill the pool at once; the bound on tries matters for tight budgets only.
     let pool: Vec<(Vec<f64>, Config)> = field
-        .sobol_legal(POOL, POOL_TRIES, seed)
+        .sobol_legal(POOL, POOL_TRIES, seed, shape)
         .into_iter()
         .map(|(_, c)| (place(field, &c), c))
         .collect();
-    let mut nearest: Vec<f64> = {
-        let start = place(field, first);
-        pool.iter().map(|(x, _)| distance(x, &start)).collect()
-    };
+    let known: Vec<Vec<f64>> = known.iter().map(|c| place(field, c)).collect();
+    let mut nearest: Vec<f64> = pool
+        .iter()
+        .map(|(x, _)| known.iter().map(|k| distance(x, k)).fold(f64::INFINITY, f64::min))
+        .collect();
     let mut chosen = Vec::new();
     for _ in 0..count.min(pool.len()) {
         let Some(best) = (0..pool.len()).max_by(|a, b| nearest[*a].total_cmp(&nearest[*b])) else {
@@ -40,6 +87,76 @@ pub(super) fn design(field: &Field, first: &Config, count: usize, seed: u64) -> 
         chosen.push(pool[best].1.clone());
     }
     chosen
+}
+
+/// The config with every number at `level` of its range, or lower where that is illegal; None where nothing on
+/// the way is legal. Texts take turns.
+fn diagonal(field: &Field, level: f64, turn: u64) -> Option<Config> {
+    let mut level = level;
+    while level > SMALLEST {
+        let mut texts = 0;
+        let point: Vec<f64> = field
+            .space
+            .parameters
+            .iter()
+            .map(|p| match &p.domain {
+                Domain::Choice { values } => match of_numbers(values, level) {
+                    Some(u) => u,
+                    None => {
+                        // Every further text turns once more often, so that pairs of values change too.
+                        texts += 1;
+                        turn_of(values.len(), turn + texts * (texts - 1) / 2)
+                    }
+                },
+                _ if is_resource(p) => PLENTY,
+                _ => level,
+            })
+            .collect();
+        if let Some(c) = field.legal_at(&point) {
+            return Some(c);
+        }
+        level -= SHRINK;
+    }
+    None
+}
+
+/// The coordinate of the number at `level` of a choice between numbers, in their order; None where some are not.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)] // a choice has few values
+fn of_numbers(values: &[Value], level: f64) -> Option<f64> {
+    let mut sorted: Vec<(f64, usize)> = values
+        .iter()
+        .enumerate()
+        .map(|(i, v)| v.as_f64().map(|x| (x, i)))
+        .collect::<Option<_>>()?;
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let rank = (level * (values.len() - 1) as f64).round() as usize;
+    let (_, i) = sorted.get(rank)?;
+    Some((*i as f64 + 0.5) / values.len() as f64)
+}
+
+#[allow(clippy::cast_precision_loss)] // a choice has few values
+fn turn_of(values: usize, turn: u64) -> f64 {
+    let n = values.max(1) as u64;
+    ((turn % n) as f64 + 0.5) / n as f64
+}
+
+/// Whether `p` is something that machines are made of: bound to a limit of the container, or, where somebody
+/// else deploys, named like one. A wrong guess moves a few first trials, no more.
+fn is_resource(p: &Parameter) -> bool {
+    let named = || {
+        p.name
+            .split('_')
+            .any(|w| ["cpu", "cpus", "memory", "mem", "ram"].contains(&w.to_ascii_lowercase().as_str()))
+    };
+    match p.binding {
+        Binding::Limit(_) => true,
+        Binding::Unbound => named(),
+        Binding::Env(_) | Binding::Replicas => false,
+    }
 }
 
 /// Where a config lies for the design: its coordinates, a choice as one coordinate a value.
@@ -71,8 +188,10 @@ mod tests {
             let field = Field::new(&space);
             let first = space.baseline();
             let long = design(&field, &first, 11, 5);
-            let short = design(&field, &first, 6, 5);
-            assert_eq!(short, long[..short.len()]);
+            for count in [0, 1, 2, 3, 6] {
+                let short = design(&field, &first, count, 5);
+                assert_eq!(short, long[..short.len()]);
+            }
             for (i, c) in long.iter().enumerate() {
                 assert!(space.is_legal(c));
                 assert!(!long[..i].contains(c) && *c != first);
@@ -80,14 +199,51 @@ mod tests {
         }
     }
 
+    /// Breaks when the points are drawn together, or when CPU and memory are scarce in one of them.
     #[test]
-    fn the_design_reaches_into_every_half_of_every_range() {
+    fn the_design_reaches_into_every_half_of_every_range_and_is_generous_with_resources() {
         let field = Field::new(&spaces::pool());
         let chosen = design(&field, &field.space.baseline(), 8, 1);
-        for d in 0..field.dimensions() {
+        let mut resources = 0;
+        for (d, p) in field.space.parameters.iter().enumerate() {
             let u = |c: &Config| field.space.encode(c)[d];
-            assert!(chosen.iter().any(|c| u(c) < 0.4), "dimension {d} low");
-            assert!(chosen.iter().any(|c| u(c) > 0.6), "dimension {d} high");
+            if is_resource(p) {
+                resources += 1;
+                // A step of the grid may lie a little lower.
+                assert!(chosen.iter().all(|c| u(c) > ENOUGH - 0.1), "{} is scarce", p.name);
+            } else {
+                assert!(chosen.iter().any(|c| u(c) < 0.4), "{} low", p.name);
+                assert!(chosen.iter().any(|c| u(c) > 0.6), "{} high", p.name);
+            }
         }
+        assert_eq!(resources, 2);
+    }
+
+    /// Breaks when the first points starve in one parameter, or when a budget has no legal point on the diagonal.
+    #[test]
+    fn the_first_points_starve_nowhere() {
+        for space in spaces::all() {
+            let field = Field::new(&space);
+            let first = space.baseline();
+            let Some(c) = design(&field, &first, 2, 3).into_iter().next() else {
+                continue;
+            };
+            for (p, u) in field.space.parameters.iter().zip(field.space.encode(&c)) {
+                let coarse = field.space.grid_size().is_some_and(|n| n <= 20);
+                if !matches!(p.domain, Domain::Choice { .. }) && !coarse {
+                    assert!(u > 0.15, "{c}: {} at {u}", p.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_a_choice_keep_their_order_and_texts_take_turns() {
+        let numbers: Vec<Value> = [8, 1, 4, 2, 16].map(Value::Int).into();
+        // The fourth of 1, 2, 4, 8, 16 is 8, the first in the file.
+        assert_eq!(of_numbers(&numbers, 0.75), Some(0.1));
+        assert_eq!(of_numbers(&[Value::Text("a".to_owned())], 0.75), None);
+        let seen: std::collections::BTreeSet<u64> = (0..3).map(|t| turn_of(3, t).to_bits()).collect();
+        assert_eq!(seen.len(), 3);
     }
 }

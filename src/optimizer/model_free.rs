@@ -114,8 +114,8 @@ impl Optimizer for ModelFree {
         let field = Field::new(space);
         let baseline = space.baseline();
         let taken = known::taken(history);
-        let count = initial::size(field.dimensions()) / 2;
-        let first = initial::design(&field, &baseline, count, context.seed);
+        let count = (field.dimensions() + 3).clamp(7, 12) / 2;
+        let first = initial::spread(&field, &[&baseline], count, context.seed, |_, u| u);
         if let Some(config) = first.iter().find(|c| !taken.contains(&c.key())) {
             return Ask::Config(config.clone());
         }

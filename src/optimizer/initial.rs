@@ -15,8 +15,8 @@ const POOL: usize = 2_048;
 const POOL_TRIES: u32 = 16_000;
 /// Where the points in which nothing starves lie in every range (of its logarithm, where that is wide).
 const DIAGONAL: [f64; 2] = [0.75, 0.5];
-/// Step towards smaller values where such a point is illegal, and the place where it is given up.
-const SHRINK: f64 = 0.05;
+/// Steps along the diagonal where constraints end it, and the place where it is given up.
+const STEP: f64 = 0.05;
 const SMALLEST: f64 = 0.1;
 /// CPU and memory at the points in which nothing starves, and at least at all others.
 const PLENTY: f64 = 0.9;
@@ -31,8 +31,8 @@ pub(super) fn size(parameters: usize) -> usize {
 /// longer design begins with a shorter one.
 pub(super) fn design(field: &Field, first: &Config, count: usize, seed: u64) -> Vec<Config> {
     let mut chosen: Vec<Config> = Vec::new();
-    for (level, turn) in DIAGONAL.into_iter().zip(seed..) {
-        if let Some(c) = diagonal(field, level, turn)
+    for (level, turn) in DIAGONAL.into_iter().zip(0..) {
+        if let Some(c) = diagonal(field, level, seed.wrapping_add(turn))
             && c != *first
             && !chosen.contains(&c)
         {
@@ -89,35 +89,50 @@ pub(super) fn spread(
     chosen
 }
 
-/// The config with every number at `level` of its range, or lower where that is illegal; None where nothing on
-/// the way is legal. Texts take turns.
+/// The first config of the diagonal, at `level` or lower where that is illegal. Where a constraint ends the
+/// diagonal further up, the last before its end: what the user's own budget allows is not too much. None where
+/// nothing on the way is legal. Texts take turns.
 fn diagonal(field: &Field, level: f64, turn: u64) -> Option<Config> {
-    let mut level = level;
-    while level > SMALLEST {
-        let mut texts = 0;
-        let point: Vec<f64> = field
-            .space
-            .parameters
-            .iter()
-            .map(|p| match &p.domain {
-                Domain::Choice { values } => match of_numbers(values, level) {
-                    Some(u) => u,
-                    None => {
-                        // Every further text turns once more often, so that pairs of values change too.
-                        texts += 1;
-                        turn_of(values.len(), turn + texts * (texts - 1) / 2)
-                    }
-                },
-                _ if is_resource(p) => PLENTY,
-                _ => level,
-            })
-            .collect();
-        if let Some(c) = field.legal_at(&point) {
-            return Some(c);
-        }
-        level -= SHRINK;
+    let steps = |from: f64, by: f64| (0..20).map(move |k| from + by * f64::from(k));
+    let below = || {
+        steps(level, -STEP)
+            .take_while(|l| *l > SMALLEST)
+            .find_map(|l| at_level(field, l, turn))
+    };
+    if at_level(field, level, turn).is_none() || level < DIAGONAL[0] {
+        return below();
     }
-    None
+    let above: Vec<Option<Config>> = steps(level, STEP)
+        .take_while(|l| *l < 1.0 + STEP / 2.0)
+        .map(|l| at_level(field, l.min(1.0), turn))
+        .collect();
+    match above.iter().position(Option::is_none) {
+        Some(end) => above.get(end.saturating_sub(1)).cloned().flatten(),
+        None => below(),
+    }
+}
+
+/// The legal config with every number at `level` of its range.
+fn at_level(field: &Field, level: f64, turn: u64) -> Option<Config> {
+    let mut texts = 0;
+    let point: Vec<f64> = field
+        .space
+        .parameters
+        .iter()
+        .map(|p| match &p.domain {
+            Domain::Choice { values } => match of_numbers(values, level) {
+                Some(u) => u,
+                None => {
+                    // Every further text turns once more often, so that pairs of values change too.
+                    texts += 1;
+                    turn_of(values.len(), turn.wrapping_add(texts * (texts - 1) / 2))
+                }
+            },
+            _ if is_resource(p) => PLENTY,
+            _ => level,
+        })
+        .collect();
+    field.legal_at(&point)
 }
 
 /// The coordinate of the number at `level` of a choice between numbers, in their order; None where some are not.
@@ -181,6 +196,7 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use crate::optimizer::conformance::spaces;
+    use crate::space::Space;
 
     #[test]
     fn the_design_is_legal_spread_out_and_grows_at_its_end() {
@@ -188,6 +204,8 @@ mod tests {
             let field = Field::new(&space);
             let first = space.baseline();
             let long = design(&field, &first, 11, 5);
+            // The largest seed turns the texts too.
+            assert_eq!(design(&field, &first, 2, u64::MAX).len(), 2);
             for count in [0, 1, 2, 3, 6] {
                 let short = design(&field, &first, count, 5);
                 assert_eq!(short, long[..short.len()]);
@@ -235,6 +253,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Breaks when the first point stays where it is although the budget has room, or leaves the budget.
+    #[test]
+    fn a_budget_is_used_to_its_end() {
+        let field = Field::new(&spaces::pool());
+        let c = diagonal(&field, DIAGONAL[0], 0).unwrap();
+        let n = |name: &str| c.get(name).and_then(Value::as_f64).unwrap();
+        let used = (n("pool_size") + n("max_overflow")) * n("workers");
+        assert!((60.0..=97.0).contains(&used), "{c} uses {used} of 97");
+        // Without a rule nothing says how far is far enough.
+        let mut free = spaces::pool();
+        free.constraints.clear();
+        let field = Field::new(&free);
+        let c = diagonal(&field, DIAGONAL[0], 0).unwrap();
+        let u = field.space.encode(&c);
+        assert!((u[0] - 0.75).abs() < 0.03, "{c}");
+        // A roomy one is used beyond three quarters of the range.
+        let mut roomy = spaces::pool();
+        roomy.constraints = vec![crate::space::Constraint {
+            that: crate::expr::Expr::compile(
+                "pool_size + max_overflow <= 90",
+                &Space::names(&roomy.parameters),
+            )
+            .unwrap(),
+            why: "half of the connections".to_owned(),
+        }];
+        let field = Field::new(&roomy);
+        let c = diagonal(&field, DIAGONAL[0], 0).unwrap();
+        let u = field.space.encode(&c);
+        assert!(u[0] > 0.85, "{c}");
     }
 
     #[test]

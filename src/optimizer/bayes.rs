@@ -15,7 +15,7 @@ use super::pool::Pool;
 use super::recommend::{Recommendation, candidates, recommend_from};
 use super::{Ask, AskContext, Optimizer, initial, simple};
 use crate::space::{Config, Space};
-use crate::trial::History;
+use crate::trial::{History, Seen};
 
 /// Improvement over the best *believed* rate that a trial looks for; without it, the leader is measured again
 /// and again.
@@ -133,9 +133,15 @@ fn from_design(
     if own >= size {
         return None;
     }
+    // What failed in the earlier study is not asked again.
+    let failed: HashSet<String> = history
+        .iter()
+        .filter(|o| o.prior && o.seen == Seen::Failed)
+        .map(|o| o.config.key())
+        .collect();
     initial::design(field, &field.space.baseline(), size, seed)
         .into_iter()
-        .find(|c| !taken.contains(&c.key()))
+        .find(|c| !taken.contains(&c.key()) && !failed.contains(&c.key()))
 }
 
 /// A config that deserves a second measurement: a suspected outlier among the best, or the baseline (drift).

@@ -345,7 +345,7 @@ proptest! {
     ) {
         let space = spaces::all().remove(which);
         let field = super::field::Field::new(&space);
-        let points = field.sobol_legal(24, 6_000, 9, |_, u| u);
+        let points = field.sobol_legal(24, 6_000, 9, |_, _, u| u);
         let history: History = lines
             .into_iter()
             .filter_map(|(i, seen, prior)| {

@@ -223,7 +223,7 @@ mod tests {
         for space in spaces::all() {
             let field = Field::new(&space);
             let features = Features::new(&field);
-            let configs = field.sobol_legal(60, 8_000, 2, |_, u| u);
+            let configs = field.sobol_legal(60, 8_000, 2, |_, _, u| u);
             for (i, (_, a)) in configs.iter().enumerate() {
                 let x = features.of(a);
                 assert_eq!(x.len(), features.groups.len());

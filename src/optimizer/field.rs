@@ -98,22 +98,21 @@ impl Field {
     }
 
     /// The first `count` legal configs of the scrambled Sobol sequence, with their points, without repeats;
-    /// fewer where `tries` points did not hold as many. `shape` moves the coordinates of numbers first.
+    /// fewer where `tries` points did not hold as many. `shape` moves the coordinate of each
+    /// parameter first.
     pub(super) fn sobol_legal(
         &self,
         count: usize,
         tries: u32,
         seed: u64,
-        shape: impl Fn(&Parameter, f64) -> f64,
+        shape: impl Fn(usize, &Parameter, f64) -> f64,
     ) -> Vec<(Vec<f64>, Config)> {
         let mut seen = HashSet::new();
         let mut found = Vec::new();
         for i in 0..tries.min(SOBOL_POINTS) {
             let mut point = self.sobol(i, seed);
-            for (u, p) in point.iter_mut().zip(&self.space.parameters) {
-                if !matches!(p.domain, Domain::Choice { .. }) {
-                    *u = shape(p, *u);
-                }
+            for (d, (u, p)) in point.iter_mut().zip(&self.space.parameters).enumerate() {
+                *u = shape(d, p, *u);
             }
             if let Some(config) = self.legal_at(&point)
                 && seen.insert(config.key())
@@ -182,7 +181,7 @@ mod tests {
         // Half of a range 1..=64 on a log scale is 8.
         let half = field.space.decode(&vec![0.5; field.dimensions()]);
         assert_eq!(half.get("pool_size"), Some(&crate::space::Value::Int(8)));
-        for (_, c) in field.sobol_legal(100, 4_000, 3, |_, u| u) {
+        for (_, c) in field.sobol_legal(100, 4_000, 3, |_, _, u| u) {
             assert!(space.is_legal(&c));
         }
     }

@@ -191,7 +191,7 @@ mod tests {
     /// `count` observations of the pool space: rates, failures, and trials that are out.
     fn history(count: usize) -> History {
         let space = spaces::pool();
-        let points = Field::new(&space).sobol_legal(count, 60_000, 5, |_, u| u);
+        let points = Field::new(&space).sobol_legal(count, 60_000, 5, |_, _, u| u);
         let line = |(i, (u, config)): (usize, (Vec<f64>, crate::space::Config))| {
             let rps = 100.0 * (1.0 + u.iter().sum::<f64>());
             let seen = match i % 10 {

@@ -115,7 +115,13 @@ impl Optimizer for ModelFree {
         let baseline = space.baseline();
         let taken = known::taken(history);
         let count = (field.dimensions() + 3).clamp(7, 12) / 2;
-        let first = initial::spread(&field, &[baseline.clone()], count, context.seed, |_, _, u| u);
+        let first = initial::spread(
+            &field,
+            std::slice::from_ref(&baseline),
+            count,
+            context.seed,
+            |_, _, u| u,
+        );
         if let Some(config) = first.iter().find(|c| !taken.contains(&c.key())) {
             return Ask::Config(config.clone());
         }

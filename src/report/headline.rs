@@ -55,6 +55,11 @@ impl Summary<'_> {
                 "No gain could be shown: keep today's configuration; {found}; the candidate reached the highest rate that could be \
                  offered."
             ),
+            // The whole interval is above zero and yet it did not win: the finals never recommend what is unstable.
+            FinalVerdict::NoGain if d.is_compared() && d.gain[0] > 0.0 => format!(
+                "No gain: keep today's configuration; {found}, but it failed once or its own measurements lie more than 30 % apart: \
+                 what is unstable is never recommended."
+            ),
             FinalVerdict::NoGain => format!(
                 "No gain: keep today's configuration; {found}; a gain of {} % would have been seen.",
                 percent(d.minimum_detectable_gain)

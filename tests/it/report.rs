@@ -32,6 +32,11 @@ pub fn not_won(study: &mut Study, verdict: FinalVerdict) -> Config {
     candidate
 }
 
+fn not_won_again(study: &mut Study) {
+    let d = study.decision.as_mut().unwrap();
+    (d.verdict, d.at_least, d.gain) = (FinalVerdict::NoGain, false, [0.2, 0.4, 0.6]);
+}
+
 fn html(study: &Study) -> String {
     String::from_utf8(report::report_html(&study.summary(), Page::File)).unwrap()
 }
@@ -141,6 +146,13 @@ async fn only_a_win_leaves_something_to_deploy() {
                 .contains("keep today's configuration")
         );
     }
+    // Faster in every round and yet no win: the reader is told why.
+    not_won_again(&mut study);
+    let said = study.summary().headline();
+    assert!(
+        said.contains("unstable") && !said.contains("would have been seen"),
+        "{said}"
+    );
     study.decision = None;
     results::write_all(tmp.path(), &report::files(&study.summary()).unwrap()).unwrap();
     assert!(!there("recommended.toml"), "nothing decided, nothing recommended");

@@ -1,6 +1,6 @@
 //! The optimizer that the tool uses: trials where the model expects most of them.
 //!
-//! In order: today's configuration; two points in which nothing starves; points spread over the space; then,
+//! In order: today's configuration; points in which nothing starves; points spread over the space; then,
 //! with a model of all that was seen, a suspected outlier again, the baseline again now and then (drift),
 //! cheaper configs as the budget goes on, and otherwise the config with the largest expected improvement. It
 //! stops when that has been below the noise for several asks.

@@ -193,6 +193,28 @@ fn answer(space: &Space, config: &Config) -> Seen {
     }
 }
 
+/// Breaks when the start of a study asks for what failed in the study that it begins with.
+#[test]
+fn what_failed_in_an_earlier_study_is_not_asked_at_the_start() {
+    let space = spaces::pool();
+    let today = told(space.baseline(), exactly(90.0));
+    let next = |earlier: Vec<Observation>| {
+        let history: History = earlier.into_iter().chain([today.clone()]).collect();
+        match GaussianProcess::default().ask(&space, &history, &seed(1)) {
+            Ask::Config(c) => c,
+            Ask::Stop(why) => panic!("{why}"),
+        }
+    };
+    let first = next(vec![]);
+    let earlier = |seen| Observation {
+        prior: true,
+        ..told(first.clone(), seen)
+    };
+    assert_ne!(next(vec![earlier(Seen::Failed)]), first);
+    // What was measured there is worth measuring here: the two studies are compared by it.
+    assert_eq!(next(vec![earlier(exactly(200.0))]), first);
+}
+
 /// Lets an optimizer work for `steps` asks.
 fn run(
     optimizer: &dyn Optimizer,

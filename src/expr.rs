@@ -74,6 +74,8 @@ pub struct Expr {
     ast: Arc<AST>,
     sides: Option<Arc<(AST, AST)>>,
     names: Arc<[(String, Kind)]>,
+    /// Those of `names` that the text mentions: an evaluation binds no others.
+    mentioned: Arc<[(String, Kind)]>,
 }
 
 impl Expr {
@@ -104,11 +106,13 @@ impl Expr {
         let ast = parse(text)?;
         let sides =
             split_comparison(text).and_then(|(l, r)| Some(Arc::new((parse(l).ok()?, parse(r).ok()?))));
+        let mentioned = names.iter().filter(|(n, _)| text.contains(n.as_str())).cloned().collect();
         Ok(Self {
             text: text.to_owned(),
             ast: Arc::new(ast),
             sides,
             names,
+            mentioned,
         })
     }
 
@@ -130,7 +134,7 @@ impl Expr {
 
     /// The value as a truth; an error says what came instead.
     pub fn truth(&self, config: &Config) -> Result<bool, ExprError> {
-        let mut scope = scope_of(&self.names, Some(config));
+        let mut scope = scope_of(&self.mentioned, Some(config));
         ENGINE
             .eval_ast_with_scope::<Dynamic>(&mut scope, &self.ast)
             .map_err(|e| eval_error(&e.to_string()))?
@@ -150,7 +154,7 @@ impl Expr {
     }
 
     fn eval(&self, ast: &AST, config: &Config) -> Result<f64, ExprError> {
-        let mut scope = scope_of(&self.names, Some(config));
+        let mut scope = scope_of(&self.mentioned, Some(config));
         let v = ENGINE
             .eval_ast_with_scope::<Dynamic>(&mut scope, ast)
             .map_err(|e| eval_error(&e.to_string()))?;

@@ -403,6 +403,16 @@ pub struct Space {
     pub cost: Option<Expr>,
 }
 
+/// What a config does wrong.
+enum Broken<'a> {
+    Outside(&'a str, &'a Value),
+    Inactive(&'a str),
+    Missing(&'a str),
+    Unknown(&'a str),
+    Rule(&'a Constraint),
+    Undecided(&'a Constraint, ExprError),
+}
+
 /// Coordinates of a config: one in 0..=1 for each parameter, in the order of the space.
 pub type Point = Vec<f64>;
 
@@ -459,23 +469,40 @@ impl Space {
     /// Whether `config` has exactly its active parameters, each in its domain, and keeps every constraint.
     #[must_use]
     pub fn is_legal(&self, config: &Config) -> bool {
-        self.violation(config).is_none()
+        self.broken(config).is_none()
     }
 
     /// The first rule that `config` breaks, in words.
     #[must_use]
     pub fn violation(&self, config: &Config) -> Option<String> {
+        Some(match self.broken(config)? {
+            Broken::Outside(name, v) => format!("{name} = {v} is outside its range"),
+            Broken::Inactive(name) => format!("{name} is not active here"),
+            Broken::Missing(name) => format!("{name} is missing"),
+            Broken::Unknown(name) => format!("{name} is not a parameter of this space"),
+            Broken::Rule(c) => {
+                let sum = c
+                    .that
+                    .sides(config)
+                    .map_or(String::new(), |(l, r)| format!(" ({l} against {r})"));
+                format!("`{}` does not hold{sum}: {}", c.that.text(), c.why)
+            }
+            Broken::Undecided(c, e) => format!("`{}`: {e}", c.that.text()),
+        })
+    }
+
+    /// The first rule that `config` breaks. Searches ask this of thousands of configs, most of them illegal
+    /// under a tight constraint: the sentence is made only where somebody reads it.
+    fn broken<'a>(&'a self, config: &'a Config) -> Option<Broken<'a>> {
         for p in &self.parameters {
             let active = p
                 .only_if
                 .as_ref()
                 .is_none_or(|e| e.truth(config).unwrap_or(false));
             match (config.get(&p.name), active) {
-                (Some(v), true) if !p.domain.contains(v) => {
-                    return Some(format!("{} = {v} is outside its range", p.name));
-                }
-                (Some(_), false) => return Some(format!("{} is not active here", p.name)),
-                (None, true) => return Some(format!("{} is missing", p.name)),
+                (Some(v), true) if !p.domain.contains(v) => return Some(Broken::Outside(&p.name, v)),
+                (Some(_), false) => return Some(Broken::Inactive(&p.name)),
+                (None, true) => return Some(Broken::Missing(&p.name)),
                 _ => {}
             }
         }
@@ -483,18 +510,12 @@ impl Space {
             .iter()
             .find(|(n, _)| self.parameters.iter().all(|p| p.name != *n))
         {
-            return Some(format!("{name} is not a parameter of this space"));
+            return Some(Broken::Unknown(name));
         }
         self.constraints.iter().find_map(|c| match c.that.truth(config) {
             Ok(true) => None,
-            Ok(false) => {
-                let sum = c
-                    .that
-                    .sides(config)
-                    .map_or(String::new(), |(l, r)| format!(" ({l} against {r})"));
-                Some(format!("`{}` does not hold{sum}: {}", c.that.text(), c.why))
-            }
-            Err(e) => Some(format!("`{}`: {e}", c.that.text())),
+            Ok(false) => Some(Broken::Rule(c)),
+            Err(e) => Some(Broken::Undecided(c, e)),
         })
     }
 

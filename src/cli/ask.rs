@@ -174,7 +174,7 @@ fn choose(
     }
     let mut history = earlier.clone();
     history.extend(agenda::history(trials));
-    match optimizer::default_optimizer().ask(&spec.space, &history, context) {
+    match spec.search.ask(&spec.space, &history, context) {
         Ask::Stop(why) => Err(why),
         Ask::Config(config) => Ok(NewTrial {
             phase: optimizer::phase_of(&spec.space, &history, &config),

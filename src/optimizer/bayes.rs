@@ -233,7 +233,7 @@ impl GaussianProcess {
         if aim.cheap.is_some() && !pool.has_hope() {
             // Nothing can be cheaper: look for something faster instead.
             aim.cheap = None;
-            pool.rank(|c, r, o| aim.worth(c, r, o));
+            pool.rank_anew(|c, r, o| aim.worth(c, r, o));
         }
         for radius in [0.08, 0.03, 0.01] {
             pool.zoom(self.around / 7, radius, taken, |c, r, o| aim.worth(c, r, o));

@@ -1,6 +1,6 @@
 //! Which config to try next: `ask`, as a pure function of the space and the history; and what to recommend.
 //!
-//! Reading order: [`Optimizer`] and its four implementations (`simple`: random and Sobol; `model_free`:
+//! Reading order: [`Optimizer`] and its four implementations, chosen by [`Search`] (`simple`: random and Sobol; `model_free`:
 //! argmin's simplex by replay; `bayes`: the Gaussian process that the tool uses); below them `field` (the
 //! space as a search sees it), `known` (the history, cleaned), `initial` (the first points), `features`,
 //! `gp`, `censored`, `thin` (of many observations those that count), `model` (what is believed of every config), `acquisition` (what is worth a trial);
@@ -65,10 +65,29 @@ pub trait Optimizer {
     fn ask(&self, space: &Space, history: &History, context: &AskContext) -> Ask;
 }
 
-/// The optimizer that the tool uses.
-#[must_use]
-pub fn default_optimizer() -> impl Optimizer {
-    GaussianProcess::default()
+/// Which optimizer a study uses: `[study] search`. The others are there to be compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Search {
+    /// [`GaussianProcess`].
+    #[default]
+    Model,
+    /// [`ModelFree`].
+    Simplex,
+    /// [`Sobol`].
+    Sobol,
+    /// [`Random`].
+    Random,
+}
+
+impl Optimizer for Search {
+    fn ask(&self, space: &Space, history: &History, context: &AskContext) -> Ask {
+        match self {
+            Self::Model => GaussianProcess::default().ask(space, history, context),
+            Self::Simplex => ModelFree.ask(space, history, context),
+            Self::Sobol => Sobol.ask(space, history, context),
+            Self::Random => Random.ask(space, history, context),
+        }
+    }
 }
 
 /// What a trial of `config` is part of, when the search asks for it after `history`.

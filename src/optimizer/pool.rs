@@ -29,7 +29,8 @@ struct Entry {
     config: Config,
     row: Vec<f64>,
     outlook: Outlook,
-    worth: f64,
+    /// None until it is ranked.
+    worth: Option<f64>,
 }
 
 /// The candidates of one ask.
@@ -159,19 +160,27 @@ impl<'a> Pool<'a> {
                 config,
                 row,
                 outlook,
-                worth: f64::NEG_INFINITY,
+                worth: None,
             }));
     }
 
-    /// Ranks all candidates, best first; equal ones keep the order they were found in.
+    /// Ranks all candidates, best first; equal ones keep the order they were found in. Only those that have
+    /// come since the last ranking are judged: `worth` must be the same until `rank_anew`.
     pub(super) fn rank(&mut self, worth: impl Fn(&Config, &[f64], &Outlook) -> f64) {
-        for e in &mut self.entries {
-            e.worth = worth(&e.config, &e.row, &e.outlook);
-            if e.worth.is_nan() {
-                e.worth = f64::NEG_INFINITY;
-            }
+        for e in self.entries.iter_mut().filter(|e| e.worth.is_none()) {
+            let w = worth(&e.config, &e.row, &e.outlook);
+            e.worth = Some(if w.is_nan() { f64::NEG_INFINITY } else { w });
         }
-        self.entries.sort_by(|a, b| b.worth.total_cmp(&a.worth));
+        let key = |e: &Entry| e.worth.unwrap_or(f64::NEG_INFINITY);
+        self.entries.sort_by(|a, b| key(b).total_cmp(&key(a)));
+    }
+
+    /// Ranks all candidates by another worth.
+    pub(super) fn rank_anew(&mut self, worth: impl Fn(&Config, &[f64], &Outlook) -> f64) {
+        for e in &mut self.entries {
+            e.worth = None;
+        }
+        self.rank(worth);
     }
 
     /// Moves the best candidate along the continuous coordinates with argmin's Nelder-Mead; kept where the
@@ -230,7 +239,10 @@ impl<'a> Pool<'a> {
 
     /// Its worth.
     pub(super) fn best_worth(&self) -> f64 {
-        self.entries.first().map_or(f64::NEG_INFINITY, |e| e.worth)
+        self.entries
+            .first()
+            .and_then(|e| e.worth)
+            .unwrap_or(f64::NEG_INFINITY)
     }
 
     /// Whether any candidate is worth anything.

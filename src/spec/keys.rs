@@ -150,6 +150,7 @@ static STUDY: Section = Section {
         key("budget", Ty::Time { min_ms: 10 * SECOND, max_ms: 30 * DAY }, Optional, "\"8h\"", "longest run time in all, finals and restoring included"),
         key("trials", Ty::Whole { min: 1, max: 100_000 }, Optional, "60", "most trials of the search, baseline included"),
         key("seed", Ty::Whole { min: 0, max: MAX_INT }, Default("1"), "1", "the seed of everything random; the same seed gives the same search"),
+        key("search", Ty::OneOf(&["model", "simplex", "sobol", "random"]), Default("\"model\""), "\"model\"", "who chooses the configs; `model` (docs/search.md) needs the fewest trials, the others are there to compare with: argmin's simplex, a Sobol sequence, chance"),
         key("results", Ty::Text, Default("\"results\""), "\"results\"", "folder that the study's folder is made in, from where the tool is started"),
     ],
 };

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::expr::Expr;
+use crate::optimizer::Search;
 use crate::slo::Slo;
 use crate::space::{Constraint, Space, Value};
 use crate::units::{Ratio, Rps};
@@ -54,6 +55,8 @@ pub struct StudySpec {
     pub trials: Option<u32>,
     /// The recorded seed.
     pub seed: u64,
+    /// Which optimizer chooses the configs.
+    pub search: Search,
     /// The results folder's parent.
     pub results: PathBuf,
     /// What is deployed; missing for ask and tell.

@@ -18,6 +18,7 @@ use super::reader::Node;
 use super::settings::{capacity, confirm, objective, slo, telemetry};
 use super::sut::{between, sut};
 use super::{SpecErrors, StudySpec};
+use crate::optimizer::Search;
 use crate::space::Space;
 
 /// Sections that make trials comparable.
@@ -202,6 +203,12 @@ impl Draft {
                 .whole("seed")
                 .and_then(|n| u64::try_from(n).ok())
                 .unwrap_or_default(),
+            search: match study.one_of("search") {
+                Some("simplex") => Search::Simplex,
+                Some("sobol") => Search::Sobol,
+                Some("random") => Search::Random,
+                _ => Search::Model,
+            },
             results: PathBuf::from(study.text("results").map(|t| t.value).unwrap_or_default()),
             sut,
             space,

@@ -23,7 +23,6 @@ use crate::event::{Event, Sink};
 use crate::exit::{self, ExitError};
 use crate::finals::{Decision, FinalVerdict};
 use crate::guardian::Guardian;
-use crate::optimizer;
 use crate::report::FinalDecision;
 use crate::spec::{Objective, StudySpec};
 use crate::store::{AnyStore, Journal, Sqlite, StoreError, StudyMeta, TrialEnd, kinds};
@@ -513,7 +512,7 @@ impl Study<'_> {
     }
 
     async fn search(&mut self) -> Result<(), ExitError> {
-        let optimizer = optimizer::default_optimizer();
+        let optimizer = self.spec.search;
         for _ in 0..MAX_TRIALS {
             match agenda::next_search(
                 &self.spec.space,

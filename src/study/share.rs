@@ -10,7 +10,6 @@ use crate::agenda::{self, Next, Shared};
 use crate::event::Event;
 use crate::exit::{self, ExitError};
 use crate::finals::Decision;
-use crate::optimizer;
 use crate::results;
 use crate::spec::Secret;
 use crate::store::{AnyStore, Begun, Journal, NewTrial, Postgres, Sqlite, kinds};
@@ -148,7 +147,7 @@ impl Study<'_> {
 
     async fn ask_shared(&mut self) -> Result<Result<Begun, Stay>, ExitError> {
         let (limits, clock) = (self.limits(), self.clock());
-        let optimizer = optimizer::default_optimizer();
+        let optimizer = self.spec.search;
         let (store, host) = self.shared()?;
         let mut stop = self.stop.clone();
         let asking = store.begin_next(host, |trials| {

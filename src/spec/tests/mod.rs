@@ -41,6 +41,7 @@ name = "full"
 budget = "8h"
 trials = 60
 seed = 7
+search = "simplex"
 results = "out"
 
 [sut]
@@ -296,6 +297,7 @@ fn defaults_hold_where_keys_are_left_out() {
         (spec.name.as_str(), spec.seed, spec.results.to_str()),
         ("t", 1, Some("results"))
     );
+    assert_eq!((spec.search, good(FULL).search), (Search::Model, Search::Simplex));
     assert_eq!((spec.slo.errors.get(), spec.confirm.pairs), (0.05, 10));
     assert_eq!(
         (
@@ -458,7 +460,8 @@ fn the_hash_is_of_the_meaning() {
         FULL.replace("keep_alive = true\n", ""),
         FULL.replace("trials = 60", "trials = 90")
             .replace("pairs = 8", "pairs = 9")
-            .replace("seed = 7", "seed = 8"),
+            .replace("seed = 7", "seed = 8")
+            .replace("search = \"simplex\"", "search = \"model\""),
         FULL.replace("why = \"the cores of the host\"", "why = \"cores\""),
         FULL.replace("high = \"1GiB\"", "high = 1024"),
         FULL.replace("path = \"/x\"", "\"path\" = '/x'"),

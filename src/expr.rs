@@ -106,7 +106,11 @@ impl Expr {
         let ast = parse(text)?;
         let sides =
             split_comparison(text).and_then(|(l, r)| Some(Arc::new((parse(l).ok()?, parse(r).ok()?))));
-        let mentioned = names.iter().filter(|(n, _)| text.contains(n.as_str())).cloned().collect();
+        let mentioned = names
+            .iter()
+            .filter(|(n, _)| text.contains(n.as_str()))
+            .cloned()
+            .collect();
         Ok(Self {
             text: text.to_owned(),
             ast: Arc::new(ast),

@@ -215,6 +215,31 @@ fn what_failed_in_an_earlier_study_is_not_asked_at_the_start() {
     assert_eq!(next(vec![earlier(exactly(200.0))]), first);
 }
 
+/// Breaks when `[study] search` names one optimizer and another answers.
+#[test]
+fn each_name_of_a_search_is_its_own_optimizer() {
+    let space = spaces::pool();
+    let (history, _) = run(&Sobol, &space, &seed(4), 9);
+    let model: Box<dyn Optimizer> = Box::new(GaussianProcess::default());
+    let named: [(Search, Box<dyn Optimizer>); 4] = [
+        (Search::Model, model),
+        (Search::Simplex, Box::new(ModelFree)),
+        (Search::Sobol, Box::new(Sobol)),
+        (Search::Random, Box::new(Random)),
+    ];
+    let asks: Vec<Ask> = named
+        .iter()
+        .map(|(name, o)| {
+            let ask = name.ask(&space, &history, &seed(4));
+            assert_eq!(ask, o.ask(&space, &history, &seed(4)), "{name:?}");
+            ask
+        })
+        .collect();
+    for (i, ask) in asks.iter().enumerate() {
+        assert!(!asks[..i].contains(ask), "{:?} is not told apart", named[i].0);
+    }
+}
+
 /// Lets an optimizer work for `steps` asks.
 fn run(
     optimizer: &dyn Optimizer,

@@ -307,3 +307,40 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
     let v: f64 = rng.random::<f64>();
     (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optimizer::conformance::spaces;
+    use crate::optimizer::field::{Purpose, stream};
+    use crate::trial::History;
+
+    /// Breaks when a candidate that comes late is not ranked with the others, when one is judged twice by the same
+    /// worth, or when another worth leaves the old order.
+    #[test]
+    fn each_candidate_is_judged_once_by_a_worth_and_again_by_another() {
+        let space = spaces::pool();
+        let field = Field::new(&space);
+        let model = Model::new(&space, &History::new());
+        let mut pool = Pool::new(&field, &model, stream(1, Purpose::Candidates, 0));
+        let taken = HashSet::new();
+        let judged = std::cell::Cell::new(0);
+        let low = |_: &Config, row: &[f64], _: &Outlook| {
+            judged.set(judged.get() + 1);
+            -row[0]
+        };
+        pool.scatter(50, &taken);
+        pool.rank(low);
+        pool.around(&[space.baseline()], 20, &[0.1], &taken);
+        pool.rank(low);
+        assert_eq!(judged.get(), pool.entries.len());
+        let in_order = |p: &Pool<'_>, sign: f64| {
+            p.entries
+                .windows(2)
+                .all(|w| sign * w[0].row[0] <= sign * w[1].row[0])
+        };
+        assert!(pool.entries.len() > 50 && in_order(&pool, 1.0));
+        pool.rank_anew(|_, row, _| row[0]);
+        assert!(in_order(&pool, -1.0));
+    }
+}

@@ -203,12 +203,7 @@ impl Draft {
                 .whole("seed")
                 .and_then(|n| u64::try_from(n).ok())
                 .unwrap_or_default(),
-            search: match study.one_of("search") {
-                Some("simplex") => Search::Simplex,
-                Some("sobol") => Search::Sobol,
-                Some("random") => Search::Random,
-                _ => Search::Model,
-            },
+            search: search(&study),
             results: PathBuf::from(study.text("results").map(|t| t.value).unwrap_or_default()),
             sut,
             space,
@@ -253,6 +248,16 @@ impl Draft {
         spec.warnings.clone_from(&done.warnings);
         spec.secrets.clone_from(&done.secrets);
         spec
+    }
+}
+
+/// Who chooses the configs.
+fn search(study: &Node<'_>) -> Search {
+    match study.one_of("search") {
+        Some("simplex") => Search::Simplex,
+        Some("sobol") => Search::Sobol,
+        Some("random") => Search::Random,
+        _ => Search::Model,
     }
 }
 

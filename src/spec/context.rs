@@ -62,7 +62,7 @@ impl<'a> Ctx<'a> {
         let e = self.source.error(span, message.to_owned(), None, &self.blank);
         self.warnings
             .borrow_mut()
-            .push(format!("{}:{}:{}: {message}", e.file, e.line, e.column));
+            .push(format!("{}:{}:{}: {}", e.file, e.line, e.column, e.message));
     }
 
     pub(crate) fn note(&self, path: &str, canonical: impl Into<String>) {

@@ -156,13 +156,24 @@ impl<'a> Source<'a> {
             .collect();
         let until = span.end.min(start + line.len());
         let width = self.text.get(at..until).map_or(1, |s| s.chars().count());
+        // What a file says with an escape (`"\e"`) reaches messages as the character itself.
+        let tame = |said: String| -> String {
+            let one = |c: char| {
+                if c.is_control() && c != '\n' {
+                    '\u{fffd}'
+                } else {
+                    c
+                }
+            };
+            said.chars().map(one).collect()
+        };
         let quoted = (column <= MAX_QUOTED).then(|| (shown, width.min(MAX_QUOTED + 1 - column)));
         SpecError {
             file: self.file.to_owned(),
             line: index + 1,
             column,
-            message,
-            hint,
+            message: tame(message),
+            hint: hint.map(tame),
             quoted,
         }
     }

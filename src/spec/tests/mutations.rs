@@ -102,6 +102,20 @@ fn mutated(base: &str, changes: &[(u8, u32, u32, usize)]) -> String {
     text.into_iter().collect()
 }
 
+/// Breaks when a control character that the file writes as an escape reaches the terminal in a message.
+#[test]
+fn an_escaped_control_character_stays_out_of_the_messages() {
+    for (part, odd) in [
+        ("cpus * replicas <= 4", r"cpus *\e replicas <= 4"),
+        ("kind = \"docker\"", r#"kind = "doc\u001bker""#),
+        ("cost = \"", r#"cost = "\e"#),
+    ] {
+        let text = FULL.replacen(part, odd, 1);
+        assert_ne!(text, FULL, "{part}");
+        judge(&text).unwrap();
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_gets_an_answer(text in "\\PC{0,200}|[\\x00-\\x7f]{0,200}") {

@@ -159,7 +159,9 @@ async fn optuna_dashboard_opens_the_export() {
         .local_addr()
         .unwrap()
         .port();
-    let child = Command::new(python.with_file_name("optuna-dashboard"))
+    // By that Python, not by the script's first line: it names the folder that the environment was made in.
+    let child = Command::new(&python)
+        .arg(python.with_file_name("optuna-dashboard"))
         .arg(&path)
         .args(["--host", "127.0.0.1", "--port", &port.to_string()])
         .stdout(Stdio::null())
